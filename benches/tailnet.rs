@@ -220,6 +220,11 @@ async fn serve() -> anyhow::Result<()> {
         agent_binaries: None,
         trusted_proxies: Vec::new(),
         psks: vec![psk],
+        // What is measured is the relay.
+        direct_paths: control::DirectPaths {
+            are_blocked: true,
+            ..Default::default()
+        },
         limits: Limits {
             // The whole fleet has one address.
             connections: 8192,
@@ -383,6 +388,7 @@ impl Peer {
             addresses: address::of_agent(id).to_vec(),
             dial,
             max_silence: None,
+            may_be_direct: false,
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(driver.run(Stop::new()));
@@ -855,6 +861,7 @@ async fn fleet_agent(lab: &Lab, name: &str) -> anyhow::Result<JoinSet<()>> {
             token: Arc::new(Mutex::new(token.clone())),
         },
         max_silence: None,
+        may_be_direct: false,
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run(Stop::new()));

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv6Addr,
+    net::{Ipv6Addr, SocketAddr},
     sync::LazyLock,
     time::{Duration, Instant},
 };
@@ -281,13 +281,15 @@ pub fn engine(data: &[u8]) {
     let mut now = Instant::now();
     // All addresses that a node with this key was ever allowed.
     let mut allowed: BTreeMap<Key, BTreeSet<Ipv6Addr>> = BTreeMap::new();
+    let mut may_be_direct = false;
+    let endpoint = |number: u8| SocketAddr::from(([192, 0, 2, number % 4], 7));
     let (deeds, _) = data.as_chunks::<4>();
     for &[deed, who, one, two] in deeds.iter().take(512) {
         let id = Uuid::from_u128((who % PEERS).into());
         let (peer, key) = &KEYS[usize::from(one % PEERS)];
         let region = i32::from(two % 3) + 1;
         let mut sender = None;
-        match deed % 14 {
+        match deed % 18 {
             0..=2 => {
                 let node = Node {
                     id: 1,
@@ -299,7 +301,7 @@ pub fn engine(data: &[u8]) {
                     forced_websocket: BTreeMap::new(),
                     addresses: vec![inner_address(two % PEERS)],
                     allowed: vec![inner_address(two % PEERS), inner_address(deed)],
-                    endpoints: Vec::new(),
+                    endpoints: vec![endpoint(two)],
                 };
                 allowed.entry(node.key).or_default().extend(&node.allowed);
                 engine.update(id, PeerUpdate::Node(Box::new(node)), now);
@@ -322,7 +324,7 @@ pub fn engine(data: &[u8]) {
                 packet.insert(0, 4);
                 packet.truncate(packet.len() - usize::from(two == 0xff));
                 sender = Some(*key);
-                engine.from_relay(region, *key, &packet);
+                engine.from_relay(region, *key, &packet, now);
             }
             9 => {
                 let message = disco::Message::Ping {
@@ -331,7 +333,8 @@ pub fn engine(data: &[u8]) {
                 };
                 let packet = disco::seal(&message, peer, &peer.shared(disco.public()));
                 sender = Some(KEYS[usize::from(who) % KEYS.len()].1);
-                engine.from_relay(region, KEYS[usize::from(who) % KEYS.len()].1, &packet);
+                let from = KEYS[usize::from(who) % KEYS.len()].1;
+                engine.from_relay(region, from, &packet, now);
             }
             10 => match two & 1 {
                 0 => engine.peer_gone(region, *key),
@@ -339,12 +342,36 @@ pub fn engine(data: &[u8]) {
             },
             11 => {
                 let message = tsmp::Message::Pong([two; 8]);
-                engine.from_stack(&tsmp::packet(own, inner_address(who % 8), message));
+                engine.from_stack(&tsmp::packet(own, inner_address(who % 8), message), now);
             }
             12 => match two & 1 {
-                0 => drop(engine.ping(id, [two; 12])),
+                0 => drop(engine.ping(id, [two; 12], now)),
                 _ => engine.reach(id, [two; 8], now),
             },
+            13 => {
+                may_be_direct = two & 3 != 0;
+                engine.set_endpoints(may_be_direct.then(|| vec![endpoint(two)]));
+            }
+            14 => {
+                let message = match two & 1 {
+                    0 => disco::Message::Ping {
+                        transaction: [two; 12],
+                        node: None,
+                    },
+                    _ => disco::Message::Pong {
+                        transaction: [two; 12],
+                        source: endpoint(who),
+                    },
+                };
+                let packet = disco::seal(&message, peer, &peer.shared(disco.public()));
+                engine.from_udp(endpoint(who), &packet, now);
+            }
+            15 => {
+                let message = disco::Message::CallMeMaybe(vec![endpoint(who), endpoint(two)]);
+                let packet = disco::seal(&message, peer, &peer.shared(disco.public()));
+                engine.from_relay(region, *key, &packet, now);
+            }
+            16 => engine.from_udp(endpoint(who), &[two; 40], now),
             _ => {
                 now += Duration::from_millis(u64::from(who) * 4_000);
                 engine.tick(now);
@@ -355,6 +382,7 @@ pub fn engine(data: &[u8]) {
             said += 1;
             match output {
                 Output::Relay { to, .. } => assert!(allowed.contains_key(&to), "to a stranger"),
+                Output::Udp { .. } => assert!(may_be_direct, "forbidden"),
                 Output::Deliver(packet) => {
                     let (source, target) = tsmp::ends(&packet).expect("a packet");
                     let sender = sender.expect("nobody sent it");
@@ -364,8 +392,8 @@ pub fn engine(data: &[u8]) {
                 Output::Pong(..) | Output::Reached(_) | Output::Ready(_) | Output::Ended(_) => {}
             }
         }
-        // To each peer what is due, and that it is ready.
-        assert!(said <= 3 * usize::from(PEERS), "{said} at once");
+        // To each peer what is due by two paths, pings of its endpoints, a call, and that it is ready.
+        assert!(said <= 10 * usize::from(PEERS), "{said} at once");
         assert!(engine.peers() <= usize::from(PEERS));
     }
 }

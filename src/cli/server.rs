@@ -148,7 +148,7 @@ struct Outside {
     /// Check for newer versions
     #[arg(long, env = "CODER_UPDATE_CHECK", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = values::boolean)]
     update_check: Option<bool>,
-    /// STUN servers for agents, as CSV; `disable` for none
+    /// STUN servers for agents and their clients, as CSV of HOST:PORT; `disable` for none, which is the default
     #[arg(long, value_name = "ADDRESS", env = "CODER_DERP_SERVER_STUN_ADDRESSES")]
     derp_server_stun_addresses: Vec<Csv>,
     /// Forbid direct connections to agents
@@ -159,7 +159,6 @@ struct Outside {
 impl Outside {
     /// Returns messages about requested features that this server does not have.
     fn refusals(&self) -> Vec<&'static str> {
-        let mut stun = Csv::all(&self.derp_server_stun_addresses);
         let asked = [
             (
                 self.telemetry == Some(true),
@@ -169,18 +168,32 @@ impl Outside {
                 self.update_check == Some(true),
                 "CODER_UPDATE_CHECK has no effect: this server does not check for newer versions",
             ),
-            (
-                stun.any(|address| !address.is_empty() && address != "disable"),
-                "CODER_DERP_SERVER_STUN_ADDRESSES has no effect: this server announces no STUN servers",
-            ),
-            (
-                self.block_direct_connections == Some(false),
-                "CODER_BLOCK_DIRECT has no effect: this server makes no direct connections, and agents are reached through its relay",
-            ),
         ];
         let asked = asked.into_iter().filter(|(is_asked, _)| *is_asked);
         asked.map(|(_, text)| text).collect()
     }
+
+    /// Returns the paths that agents and their clients may use besides the relay.
+    fn direct_paths(&self) -> anyhow::Result<control::DirectPaths> {
+        let addresses = Csv::all(&self.derp_server_stun_addresses);
+        let addresses = addresses.filter(|it| !it.is_empty() && *it != "disable");
+        Ok(control::DirectPaths {
+            are_blocked: self.block_direct_connections == Some(true),
+            stun_servers: addresses.map(stun_server).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Splits the address of a STUN server into its host and its port.
+fn stun_server(address: &str) -> anyhow::Result<(String, u16)> {
+    let parts = address.rsplit_once(':').and_then(|(host, port)| {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let host = Some(host).filter(|it| !it.is_empty())?;
+        Some((host.to_owned(), port.parse().ok()?))
+    });
+    parts.with_context(|| {
+        format!("STUN address `{address}` (--derp-server-stun-addresses) is not HOST:PORT")
+    })
 }
 
 #[derive(Serialize)]
@@ -317,6 +330,7 @@ impl Run {
             agent_binaries: self.agent_binaries.clone(),
             trusted_proxies: self.trusted_proxies.clone(),
             psks: self.psks.read()?,
+            direct_paths: self.outside.direct_paths()?,
             limits: control::Limits {
                 lease: Duration::from(self.job_lease),
                 pending: Duration::from(self.job_pending),

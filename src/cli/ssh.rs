@@ -5,7 +5,7 @@ mod config;
 mod silence;
 mod terminal;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use http::StatusCode;
@@ -20,6 +20,7 @@ use super::{
     headers::Headers,
     output::{self, Output, Row},
     remote::Remote,
+    values,
 };
 use crate::{
     connect::{
@@ -27,7 +28,7 @@ use crate::{
         ssh::{self, SshError},
     },
     stop::Stop,
-    tailnet::Stream,
+    tailnet::{Stream, Via},
     transport::coder::DialError,
 };
 
@@ -35,6 +36,23 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest time for the remaining work once the SSH client that we serve is gone.
 const REST: Duration = Duration::from_secs(3);
+
+/// Paths to agents.
+#[derive(Debug, clap::Args)]
+struct Paths {
+    /// Reach agents only through relays, never directly by UDP
+    #[arg(long, env = "CODER_DISABLE_DIRECT_CONNECTIONS", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean)]
+    disable_direct_connections: bool,
+}
+
+impl Paths {
+    fn apply(&self, server: Server) -> Server {
+        match self.disable_direct_connections {
+            true => server.without_direct_paths(),
+            false => server,
+        }
+    }
+}
 
 /// Open a shell in a workspace, or run a command there
 ///
@@ -62,6 +80,8 @@ pub(super) struct Ssh {
     #[command(flatten)]
     remote: Remote,
     #[command(flatten)]
+    paths: Paths,
+    #[command(flatten)]
     headers: Headers,
 }
 
@@ -79,6 +99,8 @@ pub(super) struct Ping {
     timeout: humantime::Duration,
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten)]
+    paths: Paths,
     #[command(flatten)]
     headers: Headers,
 }
@@ -157,7 +179,7 @@ impl Ssh {
         if self.stdio {
             return self.carry(stop).await;
         }
-        let server = self.remote.server(&self.headers)?;
+        let server = self.paths.apply(self.remote.server(&self.headers)?);
         let (agent, mut conn) = dial_agent(&server, self.named()).await?;
         tokio::select! {
             arrived = arrive(&mut conn, &agent, *self.wait) => arrived?,
@@ -197,7 +219,7 @@ impl Ssh {
     /// Carries SSH for a client such as OpenSSH, and ends with it, however far we are by then.
     async fn carry(self, stop: Stop) -> anyhow::Result<()> {
         let mut client = client::gone()?;
-        let server = self.remote.server(&self.headers)?;
+        let server = self.paths.apply(self.remote.server(&self.headers)?);
         let reaching = async {
             let (agent, mut conn) = dial_agent(&server, self.named()).await?;
             arrive(&mut conn, &agent, *self.wait).await?;
@@ -254,7 +276,10 @@ async fn connect(conn: &AgentConn, agent: &Agent) -> anyhow::Result<Stream> {
 struct Answer {
     number: u32,
     milliseconds: Option<f64>,
+    /// Region of the relay, unless the answer came directly.
     region: Option<i32>,
+    /// Endpoint of the agent, if the answer came from there by UDP.
+    endpoint: Option<SocketAddr>,
 }
 
 impl Row for Answer {
@@ -265,17 +290,22 @@ impl Row for Answer {
             Some(took) => format!("{took:.1} ms"),
             None => "no answer".to_owned(),
         };
-        let by = self
-            .region
-            .map_or(String::new(), |id| format!("relay of region {id}"));
+        let by = match (self.endpoint, self.region) {
+            (Some(endpoint), _) => format!("direct to {endpoint}"),
+            (None, Some(id)) => format!("relay of region {id}"),
+            (None, None) => String::new(),
+        };
         vec![self.number.to_string(), took, by]
     }
 }
 
 impl Ping {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
-        let (agent, mut conn) =
-            dial_agent(&self.remote.server(&self.headers)?, &self.workspace).await?;
+        let (agent, mut conn) = dial_agent(
+            &self.paths.apply(self.remote.server(&self.headers)?),
+            &self.workspace,
+        )
+        .await?;
         tokio::select! {
             arrived = arrive(&mut conn, &agent, *self.timeout * self.count.max(1)) => arrived?,
             () = stop.draining() => return Err(Interrupted.into()),
@@ -286,14 +316,20 @@ impl Ping {
                 answered = conn.ping(*self.timeout) => answered.ok(),
                 () = stop.draining() => break,
             };
+            let (region, endpoint) = match answered {
+                Some((_, Via::Relay(region))) => (Some(region), None),
+                Some((_, Via::Direct(endpoint))) => (None, Some(endpoint)),
+                None => (None, None),
+            };
             answers.push(Answer {
                 number,
                 milliseconds: answered.map(|(took, _)| took.as_secs_f64() * 1e3),
-                region: answered.map(|(_, region)| region),
+                region,
+                endpoint,
             });
         }
         conn.leave().await;
-        let is_reached = answers.iter().any(|answer| answer.region.is_some());
+        let is_reached = answers.iter().any(|answer| answer.milliseconds.is_some());
         output.list(&answers)?;
         match is_reached {
             true => Ok(()),

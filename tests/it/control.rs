@@ -52,6 +52,11 @@ pub fn config(storage: Storage, psk: &Secret) -> Config {
         agent_binaries: None,
         trusted_proxies: Vec::new(),
         psks: vec![psk.clone()],
+        // Most tests are about the relay, or about what happens without it.
+        direct_paths: control::DirectPaths {
+            are_blocked: true,
+            ..Default::default()
+        },
         limits: Limits::standard(),
         version: "v0.1.0".to_owned(),
     }

@@ -156,6 +156,10 @@ const OPENS_PATHS: &[(&str, &str)] = &[
         "the settings of the person who checks a template",
     ),
     (
+        "template/check/source.rs",
+        "the directory of the person who checks a template",
+    ),
+    (
         "template/check/source/reading.rs",
         "the directory of the person who checks a template",
     ),

@@ -1,6 +1,7 @@
 //! People in workspaces, from outside: the program as server and as agents, and OpenSSH as the one who comes.
 
 mod crowd;
+mod direct;
 mod duties;
 mod fake;
 mod files;

@@ -107,17 +107,10 @@ fn a_server_says_that_it_asks_nobody_where_coders_settings_expect_otherwise() {
     let otherwise = said(&[
         ("CODER_TELEMETRY_ENABLE", "true"),
         ("CODER_UPDATE_CHECK", "true"),
-        ("CODER_DERP_SERVER_STUN_ADDRESSES", "stun.example:3478"),
-        ("CODER_BLOCK_DIRECT", "false"),
     ]);
 
     assert!(!as_it_is.contains("warning"), "{as_it_is}");
-    for name in [
-        "TELEMETRY",
-        "UPDATE_CHECK",
-        "STUN_ADDRESSES",
-        "BLOCK_DIRECT",
-    ] {
+    for name in ["TELEMETRY", "UPDATE_CHECK"] {
         assert!(otherwise.contains(name), "{name}: {otherwise}");
     }
 }

@@ -45,8 +45,13 @@ impl Schedule {
 }
 
 /// Removes the empty values between the commas of a field. A field without any other value would never match, and be
-/// searched for until the end of time.
+/// searched for until the end of time; so would one of only a sign that the parser knows beyond the grammar.
 fn values(field: &str) -> Result<String, CronError> {
+    let is_known = |it: char| it.is_ascii_alphanumeric() || "*?,-/".contains(it);
+    if let Some(odd) = field.chars().find(|it| !is_known(*it)) {
+        let reason = format!("`{field}` has `{odd}`, which means nothing in a schedule");
+        return Err(CronError::InvalidPattern(reason));
+    }
     let values: Vec<&str> = field.split(',').filter(|it| !it.is_empty()).collect();
     match values.is_empty() {
         true => Err(CronError::InvalidPattern(format!("`{field}` has no value"))),
@@ -103,6 +108,8 @@ mod tests {
             is_long,
             "often",
             ", 23 3 * *",
+            "02 0 0 3 5 +",
+            "0 0 0 * * 1#2",
         ] {
             assert!(Schedule::parse(expression).is_err(), "{expression:?}");
         }

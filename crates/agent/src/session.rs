@@ -74,6 +74,8 @@ impl Network {
         let map = manifest.derp_map.clone().unwrap_or_default();
         let mut map = DerpMap::from_wire(map);
         shared.adapt(&mut map);
+        let is_blocked = manifest.disable_direct_connections || shared.config.is_sealed;
+        let may_be_direct = !is_blocked;
         let server = self.ssh_server(shared, manifest).await;
         if let Some((node, _)) = &self.node {
             node.set_addresses(address::node_id(id), addresses.clone())
@@ -91,6 +93,7 @@ impl Network {
                 addresses,
                 dial,
                 max_silence: shared.config.ssh_max_timeout,
+                may_be_direct,
             };
             let (node, driver, events) = tailnet::start(config);
             let span = info_span!("tailnet");
@@ -104,6 +107,7 @@ impl Network {
             tasks.spawn(serving.instrument(debug_span!("listener", port = api::PORT)));
             (node, events)
         });
+        node.set_direct(may_be_direct).await;
         node.set_derp_map(map).await;
         (node, events)
     }

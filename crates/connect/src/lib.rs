@@ -28,7 +28,7 @@ use outpost_net::{
     http::{self, Client, RequestError, read_limited},
 };
 use outpost_tailnet::{
-    self as tailnet, DerpMap, PeerUpdate, Stream, Tailnet, address,
+    self as tailnet, DerpMap, PeerUpdate, Stream, Tailnet, Via, address,
     coordination::{Resumption, Side, coordinate, follow_derp_map, keep_resumption},
     derp::client::Dial,
     dial::{SESSION_TOKEN, dial},
@@ -65,6 +65,7 @@ const VERSION: ApiVersion = ApiVersion { major: 2, minor: 0 };
 pub struct Server {
     http: Client,
     token: Secret,
+    may_be_direct: bool,
 }
 
 /// A workspace has no agent to connect to, or none of that name.
@@ -138,6 +139,8 @@ struct ConnectionInfo {
     derp_map: DerpMap,
     #[serde(default)]
     derp_force_websockets: bool,
+    #[serde(default)]
+    disable_direct_connections: bool,
 }
 
 impl Workspace {
@@ -186,7 +189,19 @@ impl Server {
 
     /// Returns the server that `http` leads to.
     pub fn new(http: Client, token: Secret) -> Self {
-        Self { http, token }
+        Self {
+            http,
+            token,
+            may_be_direct: true,
+        }
+    }
+
+    /// Reaches agents only through relays.
+    pub fn without_direct_paths(self) -> Self {
+        Self {
+            may_be_direct: false,
+            ..self
+        }
     }
 
     /// Returns the name of the user whose token this is.
@@ -290,6 +305,7 @@ impl Server {
             addresses: vec![address::primary(id)],
             dial,
             max_silence: Some(MAX_SILENCE),
+            may_be_direct: self.may_be_direct && !info.disable_direct_connections,
         });
         let mut map = info.derp_map;
         map.rewrite_embedded(self.http.url());
@@ -437,11 +453,11 @@ impl AgentConn {
         self.node.silent_for(address::primary(self.agent))
     }
 
-    /// Pings the agent by the path that packets take now: returns the latency, and the region of the relay.
+    /// Pings the agent by the path that packets take now: returns the latency, and the path.
     ///
     /// # Errors
     /// If it does not answer in time.
-    pub async fn ping(&self, within: Duration) -> io::Result<(Duration, i32)> {
+    pub async fn ping(&self, within: Duration) -> io::Result<(Duration, Via)> {
         let begun = Instant::now();
         loop {
             let left = within.saturating_sub(begun.elapsed());

@@ -34,10 +34,21 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// Pre-shared keys of daemons. None turns them off; two are for a change of keys.
     pub psks: Vec<Secret>,
+    /// Paths between agents and their clients besides our relay.
+    pub direct_paths: DirectPaths,
     /// Limits of the queue and of the listener.
     pub limits: Limits,
     /// Our own version, for `/api/v2/buildinfo`.
     pub version: String,
+}
+
+/// Paths between agents and their clients besides our relay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DirectPaths {
+    /// Set if everything goes by the relay.
+    pub are_blocked: bool,
+    /// Hosts and ports of STUN servers, by which agents and clients learn their public addresses.
+    pub stun_servers: Vec<(String, u16)>,
 }
 
 /// Storage of everything that outlives the process.
@@ -263,6 +274,7 @@ mod tests {
             agent_binaries: None,
             trusted_proxies: Vec::new(),
             psks: Vec::new(),
+            direct_paths: DirectPaths::default(),
             limits: Limits::standard(),
             version: "v0.1.0".to_owned(),
         }

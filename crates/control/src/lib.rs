@@ -41,7 +41,7 @@ pub mod workspace_tags;
 use outpost_files::sealed as crypt;
 
 pub use self::{
-    config::{Config, ConfigError, Limits, StateKey, Storage},
+    config::{Config, ConfigError, DirectPaths, Limits, StateKey, Storage},
     plane::Registration,
     source::LocalSource,
     start::{Running, StartError, start},

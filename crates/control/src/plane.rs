@@ -48,7 +48,7 @@ pub use self::{
 };
 use super::{
     binaries::Binaries,
-    config::Limits,
+    config::{DirectPaths, Limits},
     crypt::{OpenError, Sealed, Vault},
     model::{AuditEntry, JobRecord, Organization, User, Workspace},
     parameters::Problem,
@@ -69,6 +69,7 @@ pub struct Plane {
     limits: Limits,
     psks: Vec<Secret>,
     access_url: OnceLock<Url>,
+    direct_paths: DirectPaths,
     clock: Clock,
     uptime: UptimeClock,
     /// Uptime at which this process began to serve.
@@ -223,6 +224,7 @@ impl Plane {
             limits,
             psks,
             access_url: OnceLock::new(),
+            direct_paths: DirectPaths::default(),
             clock,
             uptime: Box::new(Uptime::now),
             started_up: Uptime::now(),
@@ -280,6 +282,19 @@ impl Plane {
     pub(crate) fn with_binaries(mut self, binaries: Binaries) -> Self {
         self.binaries = binaries;
         self
+    }
+
+    /// Allows or blocks direct paths between agents and their clients.
+    pub fn with_direct_paths(self, direct_paths: DirectPaths) -> Self {
+        Self {
+            direct_paths,
+            ..self
+        }
+    }
+
+    /// Returns whether agents and their clients reach each other only by the relay.
+    pub fn blocks_direct_paths(&self) -> bool {
+        self.direct_paths.are_blocked
     }
 
     /// Agent binaries that the server hands out.

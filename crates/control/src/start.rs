@@ -110,7 +110,11 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
         stop.clone(),
     );
     let binaries = Binaries::new(config.agent_binaries.clone());
-    let plane = Arc::new(plane.with_binaries(binaries));
+    let plane = Arc::new(
+        plane
+            .with_binaries(binaries)
+            .with_direct_paths(config.direct_paths.clone()),
+    );
     let admin_token = admin_token(&plane, data_dir.as_deref()).await?;
     let mut limits = config.limits.of_listener();
     limits.connections = open_files::connections(limits.connections, open_files::raise());

@@ -9,6 +9,8 @@ use outpost_wire::proto::coder::tailnet::v2 as wire;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+use super::stun;
+
 /// Region of a server's own relay, unless configured otherwise.
 pub(crate) const EMBEDDED_REGION: i32 = 999;
 /// Port that means no STUN; 0 would mean the default port.
@@ -168,6 +170,34 @@ impl DerpMap {
         }
     }
 
+    /// Adds regions that only answer STUN, with the next free ids, as Coder's server does.
+    pub fn add_stun_servers(&mut self, servers: &[(String, u16)]) {
+        let first = self
+            .regions
+            .keys()
+            .next_back()
+            .map_or(EMBEDDED_REGION, |id| id + 1);
+        for (region_id, (host, port)) in (first..).zip(servers) {
+            let number = region_id - first;
+            let node = RelayNode {
+                name: format!("{region_id}stun0"),
+                region_id,
+                host_name: host.clone(),
+                stun_port: (*port).into(),
+                stun_only: true,
+                ..RelayNode::default()
+            };
+            let region = Region {
+                id: region_id,
+                code: format!("coder_stun_{number}"),
+                name: format!("Coder STUN {number}"),
+                nodes: vec![node],
+                ..Region::default()
+            };
+            self.regions.insert(region_id, region);
+        }
+    }
+
     /// Removes all STUN servers, from which nodes would learn their public addresses, so that two nodes reach each
     /// other only by relays.
     pub fn without_stun(&mut self) {
@@ -178,6 +208,23 @@ impl DerpMap {
             }
         }
         self.regions.retain(|_, region| !region.nodes.is_empty());
+    }
+
+    /// Hosts and ports of all STUN servers.
+    pub fn stun_servers(&self) -> Vec<(String, u16)> {
+        let nodes = self.regions.values().flat_map(|region| &region.nodes);
+        let servers = nodes.filter_map(|node| {
+            let port = match node.stun_port {
+                0 => stun::PORT,
+                port => u16::try_from(port).ok()?,
+            };
+            let names = [&node.stun_test_ip, &node.ipv4, &node.ipv6, &node.host_name];
+            let host = names
+                .into_iter()
+                .find(|it| !it.is_empty() && *it != "none")?;
+            Some((host.clone(), port))
+        });
+        servers.collect()
     }
 
     /// Relays of a region in the order in which they are tried.
@@ -301,6 +348,21 @@ mod tests {
 
         let nodes: Vec<_> = map.regions.values().flat_map(|it| &it.nodes).collect();
         assert_eq!(nodes, [&relay]);
+    }
+
+    #[test]
+    fn stun_servers_have_regions_of_their_own_that_are_no_homes() {
+        let mut map = DerpMap::embedded(&"https://outpost.example".parse().unwrap());
+        let servers = [("stun.example".to_owned(), 3478), ("::1".to_owned(), 7)];
+
+        map.add_stun_servers(&servers);
+
+        assert_eq!(map.homes(), [EMBEDDED_REGION]);
+        assert_eq!(map.stun_servers(), servers);
+        map.regions.get_mut(&1000).unwrap().nodes[0].stun_port = 0;
+        assert_eq!(map.stun_servers()[0].1, stun::PORT);
+        map.without_stun();
+        assert!(map.stun_servers().is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::{Ipv6Addr, SocketAddrV6},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,11 +11,12 @@ use std::{
 use jiff::Timestamp;
 use outpost_base::stop::Stop;
 use tokio::{
+    net::lookup_host,
     sync::{mpsc, oneshot},
     task::JoinSet,
     time::{sleep_until, timeout},
 };
-use tracing::{Instrument as _, debug_span};
+use tracing::{Instrument as _, debug, debug_span};
 use uuid::Uuid;
 
 use super::{
@@ -25,12 +26,14 @@ use super::{
     },
     derp_map::{DerpMap, Region},
     disco::Transaction,
-    engine::{Engine, Output, PeerUpdate},
+    endpoints::Endpoints,
+    engine::{Engine, Output, PeerUpdate, Via},
     home::Home,
     key::{Key, Private},
     netstack::{Listener, MAX_CONNECTIONS, Stack, Stream},
     node::Node,
-    tsmp,
+    stun, tsmp,
+    udp::Sockets,
     wireguard::WireGuard,
 };
 
@@ -41,6 +44,10 @@ const HEARD: usize = 16;
 const EVENTS: usize = 256;
 /// Time after which a ping inside WireGuard is repeated if it has no answer.
 const REACH_AGAIN: Duration = Duration::from_millis(250);
+/// Interval at which the addresses of the machine are looked at: it may have moved to another network.
+const LOOK_AT_NETWORK: Duration = Duration::from_secs(10);
+/// Time for which the address of a STUN server is looked up.
+const LOOKUP: Duration = Duration::from_secs(10);
 /// Room that a relay needs before the stack sends: a packet of each of its connections, so that all have their turn.
 const ROOM: usize = MAX_CONNECTIONS;
 
@@ -54,6 +61,8 @@ pub struct Config {
     pub dial: Dial,
     /// Silence of a peer after which a connection ends; `None` for never.
     pub max_silence: Option<Duration>,
+    /// Set if packets may go to peers directly, by UDP, and not only by relays.
+    pub may_be_direct: bool,
 }
 
 /// Event of a node.
@@ -72,7 +81,8 @@ enum Command {
     Seek(Uuid),
     Coordinated,
     AllLost,
-    Ping(Uuid, oneshot::Sender<Option<i32>>),
+    SetDirect(bool),
+    Ping(Uuid, oneshot::Sender<Option<Via>>),
     Reach(Uuid, tsmp::Token, oneshot::Sender<()>),
     Tell(oneshot::Sender<Option<Box<Node>>>),
 }
@@ -103,6 +113,10 @@ pub fn start(config: Config) -> (Tailnet, Driver, mpsc::Receiver<Event>) {
     let sessions = Box::new(WireGuard::new(private.clone()));
     let (heard_sender, heard) = mpsc::channel(HEARD);
     let driver = Driver {
+        sockets: None,
+        endpoints: Endpoints::default(),
+        network_due: None,
+        lookups: JoinSet::new(),
         engine: Engine::new(
             private.clone(),
             disco.clone(),
@@ -145,6 +159,11 @@ impl Tailnet {
     /// Replaces the map of relays.
     pub async fn set_derp_map(&self, map: DerpMap) {
         self.command(Command::SetMap(map)).await;
+    }
+
+    /// Allows or forbids direct paths to peers.
+    pub async fn set_direct(&self, may_be_direct: bool) {
+        self.command(Command::SetDirect(may_be_direct)).await;
     }
 
     /// Replaces our own id and addresses.
@@ -204,19 +223,16 @@ impl Tailnet {
         self.stack.silent_for(address, now())
     }
 
-    /// Pings a peer by disco; returns the latency and the region, or `None` if the peer is not known.
+    /// Pings a peer by disco; returns the latency and the path, or `None` if the peer is not known.
     ///
     /// # Errors
     /// If there is no answer in time.
-    pub async fn ping(&self, id: Uuid, within: Duration) -> io::Result<Option<(Duration, i32)>> {
+    pub async fn ping(&self, id: Uuid, within: Duration) -> io::Result<Option<(Duration, Via)>> {
         let begun = now();
         let (answer, wait) = oneshot::channel();
         self.command(Command::Ping(id, answer)).await;
         let answer = timeout(within, wait).await?;
-        Ok(answer
-            .ok()
-            .flatten()
-            .map(|region| (begun.elapsed(), region)))
+        Ok(answer.ok().flatten().map(|via| (begun.elapsed(), via)))
     }
 
     /// Waits until a peer answers inside WireGuard, after which it can be connected to.
@@ -248,6 +264,13 @@ struct Relay {
 /// Task of a node: its owner spawns [`Driver::run`].
 pub struct Driver {
     engine: Engine,
+    /// Sockets for direct paths, while those are allowed.
+    sockets: Option<Sockets>,
+    endpoints: Endpoints,
+    /// Time when the addresses of the machine are looked at again.
+    network_due: Option<Instant>,
+    /// Lookups of the STUN servers.
+    lookups: JoinSet<Vec<SocketAddr>>,
     private: Private,
     disco: Key,
     config: Config,
@@ -266,7 +289,7 @@ pub struct Driver {
     tasks: JoinSet<()>,
     heard_sender: mpsc::Sender<Heard>,
     heard: mpsc::Receiver<Heard>,
-    pings: HashMap<Transaction, oneshot::Sender<Option<i32>>>,
+    pings: HashMap<Transaction, oneshot::Sender<Option<Via>>>,
     reached: HashMap<tsmp::Token, oneshot::Sender<()>>,
     node_to_tell: Option<Box<Node>>,
 }
@@ -276,10 +299,12 @@ impl Driver {
     pub async fn run(mut self, stop: Stop) {
         let mut packets = Vec::new();
         let (mut stack_due, mut is_held) = (None, false);
+        self.set_direct(self.config.may_be_direct, now());
         loop {
             self.tell();
             let home_due = self.home.next_tick(now());
-            let due = [self.engine.next_tick(), stack_due, home_due];
+            let own_due = self.endpoints_due(now());
+            let due = [self.engine.next_tick(), stack_due, home_due, own_due];
             let due = due.into_iter().flatten().min();
             let due = async {
                 match due {
@@ -287,6 +312,9 @@ impl Driver {
                     None => std::future::pending().await,
                 }
             };
+            // Where the sockets take no more, they say so themselves.
+            let is_udp_full = self.sockets.as_ref().is_some_and(Sockets::is_full);
+            is_held &= !is_udp_full;
             let roomiest = self.roomiest().filter(|_| is_held).cloned();
             let room = async {
                 if let Some(frames) = roomiest {
@@ -302,23 +330,121 @@ impl Driver {
                 Some(heard) = self.heard.recv() => self.hear(heard),
                 () = self.stack.work() => {}
                 () = room, if is_held => {}
+                () = ready(self.sockets.as_ref()) => self.hear_directly(),
                 Some(_) = self.tasks.join_next() => {}
+                Some(found) = self.lookups.join_next() => {
+                    self.endpoints.set_servers(found.unwrap_or_default());
+                }
                 () = due => {}
                 () = stop.draining() => break,
             }
             let now = now();
             self.engine.tick(now);
             self.look_after_home(now);
+            self.look_after_endpoints(now);
             self.put_out();
             let room = self.room();
             (stack_due, is_held) = self.stack.poll(now, room, &mut packets);
             for packet in packets.drain(..) {
-                self.engine.from_stack(&packet);
+                self.engine.from_stack(&packet, now);
             }
             self.put_out();
+            self.sockets.iter_mut().for_each(Sockets::flush);
         }
         self.relays.clear();
+        self.lookups.shutdown().await;
         self.tasks.shutdown().await;
+    }
+
+    fn set_direct(&mut self, may_be_direct: bool, now: Instant) {
+        if may_be_direct == self.sockets.is_some() {
+            return;
+        }
+        self.sockets = may_be_direct.then(Sockets::bind);
+        self.endpoints = Endpoints::default();
+        self.network_due = may_be_direct.then_some(now);
+        self.engine.set_endpoints(may_be_direct.then(Vec::new));
+        self.find_stun_servers();
+        if self.told.is_some() {
+            self.node_to_tell = self.node();
+        }
+    }
+
+    /// Looks up the addresses of the STUN servers in the map.
+    fn find_stun_servers(&mut self) {
+        self.lookups.abort_all();
+        self.endpoints.set_servers(Vec::new());
+        let servers = self.map.stun_servers();
+        if self.sockets.is_none() || servers.is_empty() {
+            return;
+        }
+        let finding = async move {
+            let mut found = Vec::new();
+            for (host, port) in servers {
+                match timeout(LOOKUP, lookup_host((host.as_str(), port))).await {
+                    Ok(Ok(addresses)) => found.extend(addresses.take(2)),
+                    Ok(Err(error)) => debug!(%host, %error, "cannot look up a STUN server"),
+                    Err(_) => debug!(%host, "cannot look up a STUN server in time"),
+                }
+            }
+            found
+        };
+        self.lookups.spawn(finding.instrument(debug_span!("stun")));
+    }
+
+    fn endpoints_due(&self, now: Instant) -> Option<Instant> {
+        self.sockets.as_ref()?;
+        let is_in_use = self.engine.has_paths_in_use(now);
+        let network_due = self
+            .network_due
+            .filter(|_| is_in_use || self.told.is_none());
+        let due = [self.endpoints.next_due(is_in_use, now), network_due];
+        due.into_iter().flatten().min()
+    }
+
+    /// Keeps our own endpoints up to date, and announces new ones.
+    fn look_after_endpoints(&mut self, now: Instant) {
+        let Some(sockets) = &mut self.sockets else {
+            return;
+        };
+        let is_in_use = self.engine.has_paths_in_use(now);
+        let mut is_new = false;
+        if self.network_due.is_some_and(|due| now >= due) {
+            self.network_due = Some(now + LOOK_AT_NETWORK);
+            if self.endpoints.set_local(sockets.local_endpoints()) {
+                is_new = true;
+                self.engine.network_changed();
+            }
+        }
+        for (server, request) in self.endpoints.due(is_in_use, now) {
+            sockets.send(server, &request);
+        }
+        if is_new {
+            self.announce_endpoints();
+        }
+    }
+
+    fn announce_endpoints(&mut self) {
+        self.engine.set_endpoints(Some(self.endpoints.all()));
+        if self.told.is_some() {
+            self.node_to_tell = self.node();
+        }
+    }
+
+    /// Handles what has arrived by UDP.
+    fn hear_directly(&mut self) {
+        let Some(mut sockets) = self.sockets.take() else {
+            return;
+        };
+        let (now, mut is_new) = (now(), false);
+        sockets.receive(|from, packet| match stun::is_stun(packet) {
+            true => is_new |= self.endpoints.response(packet, now),
+            false => self.engine.from_udp(from, packet, now),
+        });
+        self.sockets = Some(sockets);
+        if is_new {
+            self.announce_endpoints();
+        }
     }
 
     fn command(&mut self, command: Command) {
@@ -347,10 +473,11 @@ impl Driver {
                 self.home.set_coordinated(false);
                 self.engine.all_lost(now);
             }
+            Command::SetDirect(may_be_direct) => self.set_direct(may_be_direct, now),
             Command::Ping(id, answer) => {
                 let transaction = rand::random();
                 self.pings.retain(|_, waiting| !waiting.is_closed());
-                match self.engine.ping(id, transaction) {
+                match self.engine.ping(id, transaction, now) {
                     true => drop(self.pings.insert(transaction, answer)),
                     false => drop(answer.send(None)),
                 }
@@ -380,6 +507,7 @@ impl Driver {
         if let Some(home) = self.home.region() {
             self.relay(home);
         }
+        self.find_stun_servers();
     }
 
     /// Connects to the home relay, and announces it once others can reach us there; tries another one while it is
@@ -482,7 +610,7 @@ impl Driver {
                 for frame in frames {
                     match frame {
                         Frame::Receive { from, packet } => {
-                            self.engine.from_relay(region, from, &packet);
+                            self.engine.from_relay(region, from, &packet, now);
                             self.put_out();
                         }
                         Frame::PeerGone(key, _) => self.engine.peer_gone(region, key),
@@ -513,9 +641,12 @@ impl Driver {
         frames.max_by_key(|frames| frames.capacity())
     }
 
-    /// Number of packets that the stack may send now. Without a relay it goes on as if there were one, because its
+    /// Returns the number of packets that the stack may send now. Without a relay it goes on as if there were one, because its
     /// timers must run.
     fn room(&self) -> usize {
+        if self.sockets.as_ref().is_some_and(Sockets::is_full) {
+            return 0;
+        }
         let room = self.roomiest().map_or(client::QUEUE, |it| it.capacity());
         if room < ROOM { 0 } else { room }
     }
@@ -529,10 +660,15 @@ impl Driver {
                         let _ = relay.try_send(Frame::Send { to, packet });
                     }
                 }
+                Output::Udp { to, packet } => {
+                    if let Some(sockets) = &mut self.sockets {
+                        sockets.send(to, &packet);
+                    }
+                }
                 Output::Deliver(packet) => self.stack.receive(packet),
-                Output::Pong(transaction, region) => {
+                Output::Pong(transaction, via) => {
                     if let Some(answer) = self.pings.remove(&transaction) {
-                        let _ = answer.send(Some(region));
+                        let _ = answer.send(Some(via));
                     }
                 }
                 Output::Reached(token) => {
@@ -572,8 +708,19 @@ impl Driver {
             forced_websocket: Default::default(),
             addresses: self.config.addresses.clone(),
             allowed: self.config.addresses.clone(),
-            endpoints: Vec::new(),
+            endpoints: match self.sockets {
+                Some(_) => self.endpoints.all(),
+                None => Vec::new(),
+            },
         }))
+    }
+}
+
+/// Waits until the sockets have something to do; for ever if there are none.
+async fn ready(sockets: Option<&Sockets>) {
+    match sockets {
+        Some(sockets) => sockets.ready().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -596,6 +743,7 @@ mod tests {
             addresses: vec![Ipv6Addr::LOCALHOST],
             dial,
             max_silence: None,
+            may_be_direct: false,
         });
         driver.set_map(DerpMap::embedded(&url(1)));
         let region = driver.home.region().unwrap();

@@ -19,6 +19,7 @@ use super::{
     disco::{self, Transaction},
     key::{Key, Private, Shared},
     node::Node,
+    paths::{Paths, Route},
     tsmp,
     wireguard::{Out, Session, Sessions, TICK},
 };
@@ -65,10 +66,17 @@ pub enum Output {
         /// Encrypted packet for it.
         packet: Bytes,
     },
+    /// Send a packet to this endpoint by UDP.
+    Udp {
+        /// Endpoint of the recipient.
+        to: SocketAddr,
+        /// Encrypted packet for it.
+        packet: Bytes,
+    },
     /// Give this packet to the stack.
     Deliver(Vec<u8>),
-    /// Report a pong of a peer, by the relay of this region.
-    Pong(Transaction, i32),
+    /// Report a pong of a peer, and the path that it came by.
+    Pong(Transaction, Via),
     /// Report an answer of a peer inside WireGuard.
     Reached(tsmp::Token),
     /// Report that a peer that we seek is ready.
@@ -77,10 +85,20 @@ pub enum Output {
     Ended(Ipv6Addr),
 }
 
+/// Path of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The relay of the region with this id.
+    Relay(i32),
+    /// UDP, to or from this endpoint of the peer.
+    Direct(SocketAddr),
+}
+
 struct Peer {
     node: Node,
     session: Box<dyn Session>,
     shared: Shared,
+    paths: Paths,
     lost_at: Option<Instant>,
     /// Region by which its last packet came, until that relay is gone.
     came_by: Option<i32>,
@@ -100,6 +118,10 @@ pub struct Engine {
     by_key: HashMap<Key, Uuid>,
     by_disco: HashMap<Key, Uuid>,
     by_address: HashMap<Ipv6Addr, Uuid>,
+    /// Peers whose sealed pings or pongs came from these endpoints.
+    by_endpoint: HashMap<SocketAddr, Uuid>,
+    /// Our own endpoints; `None` while no direct path may be used.
+    endpoints: Option<Vec<SocketAddr>>,
     /// Peers with keys that another peer still has, until that one is lost: clients that came back before the
     /// coordinator saw them go.
     waiting: HashMap<Uuid, Node>,
@@ -129,6 +151,8 @@ impl Engine {
             by_key: HashMap::new(),
             by_disco: HashMap::new(),
             by_address: HashMap::new(),
+            by_endpoint: HashMap::new(),
+            endpoints: None,
             waiting: HashMap::new(),
             sought: HashMap::new(),
             session_began: None,
@@ -250,7 +274,7 @@ impl Engine {
             self.by_address.insert(*address, id);
         }
         let is_sought = self.sought.get(&id).copied();
-        let peer = match known {
+        let mut peer = match known {
             Some(peer) if peer.node.key == node.key && peer.node.disco == node.disco => Peer {
                 // If the home has changed, no packet has come by the new relay yet.
                 came_by: peer.came_by.filter(|_| peer.node.home == node.home),
@@ -263,6 +287,7 @@ impl Engine {
                 ask: None,
                 session: self.sessions.session(node.key, is_sought.is_some()),
                 shared: self.disco.shared(node.disco),
+                paths: Paths::default(),
                 node,
                 lost_at: None,
                 came_by: None,
@@ -272,6 +297,7 @@ impl Engine {
         if is_sought.is_some() && peer.unready_until.is_none() {
             self.outputs.push_back(Output::Ready(id));
         }
+        peer.paths.announce(&peer.node.endpoints);
         self.peers.insert(id, peer);
         self.next_tick.get_or_insert(now + TICK);
     }
@@ -306,6 +332,7 @@ impl Engine {
     fn remove(&mut self, id: Uuid) {
         if let Some(peer) = self.peers.remove(&id) {
             self.forget_names(id, &peer.node);
+            self.by_endpoint.retain(|_, holder| *holder != id);
         }
         if let Some(is_ready) = self.sought.get_mut(&id) {
             *is_ready = false;
@@ -321,9 +348,9 @@ impl Engine {
     }
 
     /// Handles a packet that came by the relay of a region from the owner of this key.
-    pub fn from_relay(&mut self, region: i32, from: Key, packet: &[u8]) {
+    pub fn from_relay(&mut self, region: i32, from: Key, packet: &[u8], now: Instant) {
         if let Some(sender) = disco::sender(packet) {
-            self.disco(region, from, sender, packet);
+            self.relayed_disco(region, from, sender, packet, now);
             return;
         }
         let Some((id, peer)) = peer(&self.by_key, &mut self.peers, from) else {
@@ -331,7 +358,7 @@ impl Engine {
         };
         peer.came_by = Some(region);
         peer.session.open(packet, &mut self.scratch);
-        self.drain(id);
+        self.drain(id, now);
     }
 
     /// Handles a relay's notice that a peer is not connected to it.
@@ -350,46 +377,18 @@ impl Engine {
         }
     }
 
-    fn disco(&mut self, region: i32, from: Key, sender: Key, packet: &[u8]) {
-        let Some((_, peer)) = peer(&self.by_disco, &mut self.peers, sender) else {
-            return;
-        };
-        if peer.node.key != from {
-            return;
-        }
-        match disco::open(packet, &peer.shared) {
-            Some(disco::Message::Ping { transaction, .. }) => {
-                peer.came_by = Some(region);
-                let port = u16::try_from(region).unwrap_or_default();
-                let source = SocketAddr::from((RELAY, port));
-                let pong = disco::Message::Pong {
-                    transaction,
-                    source,
-                };
-                let packet = disco::seal(&pong, &self.disco, &peer.shared).into();
-                let to = from;
-                self.outputs.push_back(Output::Relay { region, to, packet });
-            }
-            Some(disco::Message::Pong { transaction, .. }) => {
-                self.outputs.push_back(Output::Pong(transaction, region));
-            }
-            // Paths by UDP are not implemented.
-            Some(disco::Message::CallMeMaybe(_)) | None => {}
-        }
-    }
-
     /// Encrypts a packet of our stack for a peer.
-    pub fn from_stack(&mut self, packet: &[u8]) {
+    pub fn from_stack(&mut self, packet: &[u8], now: Instant) {
         let Some((_, target)) = tsmp::ends(packet) else {
             return;
         };
         let Some(id) = self.by_address.get(&target).copied() else {
             return;
         };
-        self.send(id, packet);
+        self.send(id, packet, now);
     }
 
-    fn send(&mut self, id: Uuid, packet: &[u8]) {
+    fn send(&mut self, id: Uuid, packet: &[u8], now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
@@ -397,20 +396,7 @@ impl Engine {
             return;
         }
         peer.session.seal(packet, &mut self.scratch);
-        self.drain(id);
-    }
-
-    /// Pings a peer by its relay; returns `false` if it is not known.
-    pub fn ping(&mut self, id: Uuid, transaction: Transaction) -> bool {
-        let Some(peer) = self.peers.get(&id) else {
-            return false;
-        };
-        let node = Some(self.private.public());
-        let ping = disco::Message::Ping { transaction, node };
-        let packet = disco::seal(&ping, &self.disco, &peer.shared).into();
-        let (region, to) = (peer.region(), peer.node.key);
-        self.outputs.push_back(Output::Relay { region, to, packet });
-        true
+        self.drain(id, now);
     }
 
     /// Pings a peer inside WireGuard. Called again for lack of an answer, it also requests a new handshake, because
@@ -423,7 +409,7 @@ impl Engine {
         let ends = self.addresses.first().zip(peer.node.addresses.first());
         if let Some((source, target)) = ends {
             let packet = tsmp::packet(*source, *target, tsmp::Message::Ping(token));
-            self.send(id, &packet);
+            self.send(id, &packet, now);
         }
         match is_agreed {
             true => self.forget_asking(id),
@@ -455,7 +441,7 @@ impl Engine {
         }
         peer.ask = Some((now + pause, (2 * pause).min(ASK.1)));
         peer.session.ask(&mut self.scratch);
-        self.drain(id);
+        self.drain(id, now);
     }
 
     /// Returns whether any peer is sought.
@@ -464,18 +450,11 @@ impl Engine {
     }
 
     /// Turns everything that a session produced into outputs.
-    fn drain(&mut self, id: Uuid) {
+    fn drain(&mut self, id: Uuid, now: Instant) {
         let mut made = std::mem::take(&mut self.scratch);
         for out in made.drain(..) {
-            let Some(peer) = self.peers.get(&id) else {
-                continue;
-            };
             match out {
-                Out::Network(packet) => {
-                    let (region, to) = (peer.region(), peer.node.key);
-                    let packet = packet.into();
-                    self.outputs.push_back(Output::Relay { region, to, packet });
-                }
+                Out::Network(packet) => self.put_on_its_way(id, packet.into(), now),
                 Out::Inner(packet) => {
                     let Some((source, target)) = tsmp::ends(&packet) else {
                         continue;
@@ -488,7 +467,7 @@ impl Engine {
                         Some(tsmp::Message::Ping(token)) => {
                             let pong = tsmp::Message::Pong(token);
                             let pong = tsmp::packet(target, source, pong);
-                            self.send(id, &pong);
+                            self.send(id, &pong, now);
                         }
                         Some(tsmp::Message::Pong(token)) => {
                             self.outputs.push_back(Output::Reached(token));
@@ -538,8 +517,10 @@ impl Engine {
                 self.outputs.push_back(Output::Ready(id));
             }
             peer.session.tick(&mut self.scratch);
-            self.drain(id);
+            self.drain(id, now);
+            self.search(id, now);
         }
+        self.forget_endpoints();
         self.next_tick = (!self.peers.is_empty()).then(|| now + TICK);
     }
 
@@ -565,5 +546,6 @@ fn peer<'a>(
     Some((id, peers.get_mut(&id)?))
 }
 
+mod direct;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! Overlay network in which people reach agents: WireGuard between nodes, through a relay.
 //!
 //! A [`Tailnet`] is a node: it has keys, addresses, peers that a coordinator announced, and a userspace TCP stack, so
-//! that nothing on the machine is opened or configured. Packets go through a relay (DERP); UDP paths could be added
-//! in [`engine`], which decides without a socket.
+//! that nothing on the machine is configured. Packets go through a relay (DERP) until a direct path by UDP is found,
+//! unless those are forbidden.
 //!
 //! # Source
 //! coder `tailnet`, coder/tailscale; the wire only.
@@ -23,13 +23,17 @@ pub mod derp_map;
 pub mod dial;
 pub mod disco;
 mod driver;
+mod endpoints;
 pub mod engine;
 mod home;
 pub mod key;
 mod netstack;
 mod node;
+mod paths;
 pub mod peer_connections;
+pub mod stun;
 pub mod tsmp;
+mod udp;
 pub mod wireguard;
 
 pub use self::{
@@ -39,7 +43,7 @@ pub use self::{
     },
     derp_map::DerpMap,
     driver::{Config, Driver, Event, Tailnet, start},
-    engine::PeerUpdate,
+    engine::{PeerUpdate, Via},
     netstack::{Listener, Stream},
     node::Node,
     peer_connections::Coordinator,

@@ -236,7 +236,7 @@ impl World {
             let Some(stack) = &member.stack else { continue };
             stack.poll(now, MAX_OUTPUTS / 4, &mut packets);
             for packet in packets.drain(..) {
-                member.engine.from_stack(&packet);
+                member.engine.from_stack(&packet, now);
             }
             self.take_outputs(at);
         }
@@ -270,7 +270,8 @@ impl World {
                         .for_each(|it| it.receive(packet.clone()));
                 }
                 Output::Ended(address) => member.stack.iter().for_each(|it| it.abort(address)),
-                Output::Pong(..) | Output::Ready(_) => {}
+                // Direct paths are not simulated.
+                Output::Udp { .. } | Output::Pong(..) | Output::Ready(_) => {}
             }
         }
         assert!(said <= MAX_OUTPUTS, "{said} at once");
@@ -289,7 +290,7 @@ impl World {
         member.engine.reach(target, token, now);
         let mut transaction = [0; 12];
         transaction[..8].copy_from_slice(&token);
-        member.engine.ping(target, transaction);
+        member.engine.ping(target, transaction, now);
     }
 
     fn ask_somebody(&mut self) {

@@ -14,7 +14,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Config, DerpMap, Event, PeerUpdate, Tailnet, address,
+    Config, DerpMap, Event, PeerUpdate, Tailnet, Via, address,
     derp::{client::Dial, server::Relay},
     start,
 };
@@ -61,6 +61,13 @@ impl Peer {
         Self::with(relay, DerpMap::embedded(relay), stop).await
     }
 
+    /// A node whose packets may go to its peers directly.
+    async fn direct(relay: &url::Url, stop: &Stop) -> Self {
+        let peer = Self::new(relay, stop).await;
+        peer.net.set_direct(true).await;
+        peer
+    }
+
     async fn with(relay: &url::Url, map: DerpMap, stop: &Stop) -> Self {
         let id = Uuid::new_v4();
         let dial = Dial {
@@ -73,6 +80,7 @@ impl Peer {
             addresses: address::of_agent(id).to_vec(),
             dial,
             max_silence: None,
+            may_be_direct: false,
         };
         let (net, driver, events) = start(config);
         tokio::spawn(driver.run(stop.clone()));
@@ -117,7 +125,7 @@ async fn a_client_reaches_an_agent_through_a_relay() {
         .ping(agent.id, Duration::from_secs(5))
         .await
         .unwrap();
-    assert_eq!(ping.unwrap().1, 999);
+    assert_eq!(ping.unwrap().1, Via::Relay(999));
     let target = std::net::SocketAddrV6::new(address::primary(agent.id), 22, 0, 0);
     let (mut here, there) = tokio::join!(client.net.connect(target), listener.accept());
     let (mut there, from) = there.unwrap();
@@ -129,6 +137,52 @@ async fn a_client_reaches_an_agent_through_a_relay() {
     wrote.unwrap();
     read.unwrap();
     assert!(sent == come);
+    stop.cancel();
+}
+
+/// Waits until packets to the peer go directly.
+async fn until_direct(from: &Peer, to: &Peer) {
+    loop {
+        let pong = from.net.ping(to.id, Duration::from_secs(5)).await;
+        if let Some((_, Via::Direct(_))) = pong.unwrap() {
+            break;
+        }
+        from.net.reach(to.id).await;
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_reach_each_other_by_udp_need_no_relay_any_more() {
+    let (stop, relays) = (Stop::new(), Stop::new());
+    let relay = relay(&relays).await;
+    let (agent, client) = (
+        Peer::direct(&relay, &stop).await,
+        Peer::direct(&relay, &stop).await,
+    );
+    let mut listener = agent.net.listen(22);
+    agent.knows(&client).await;
+    client.net.seek(agent.id).await;
+    client.knows(&agent).await;
+    client.net.update(agent.id, PeerUpdate::Ready).await;
+    client.net.reach(agent.id).await;
+    until_direct(&client, &agent).await;
+    until_direct(&agent, &client).await;
+
+    relays.cancel();
+    let target = std::net::SocketAddrV6::new(address::primary(agent.id), 22, 0, 0);
+    let (here, there) = tokio::join!(client.net.connect(target), listener.accept());
+    let (mut there, mut here) = (there.unwrap().0, here.unwrap());
+    let sent: Vec<u8> = (0..10_000_000_u32).map(|it| it.to_le_bytes()[0]).collect();
+    let mut come = vec![0; sent.len()];
+    let (wrote, read) = tokio::join!(here.write_all(&sent), there.read_exact(&mut come));
+    wrote.unwrap();
+    read.unwrap();
+    assert!(sent == come);
+
+    // Now forbidden: the node tells others no endpoint any more.
+    agent.net.set_direct(false).await;
+    assert!(agent.net.node().await.unwrap().endpoints.is_empty());
+    assert!(!client.net.node().await.unwrap().endpoints.is_empty());
     stop.cancel();
 }
 

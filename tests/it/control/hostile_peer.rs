@@ -101,6 +101,7 @@ impl Scene {
                 token: Arc::new(Mutex::new(tokens[0].clone())),
             },
             max_silence: None,
+            may_be_direct: false,
         });
         tasks.spawn(driver.run(stop.clone()));
         node.set_derp_map(DerpMap::embedded(lab.server.url())).await;

@@ -41,9 +41,19 @@ const KILLS: [usize; 3] = [30, 90, 150];
 pub struct Server {
     pub address: SocketAddr,
     pub child: Child,
+    /// Variables beside those of the tests.
+    pub settings: Vec<(&'static str, &'static str)>,
 }
 
 pub async fn spawn(directory: &Path, address: SocketAddr) -> Server {
+    spawn_with(directory, address, &[]).await
+}
+
+pub async fn spawn_with(
+    directory: &Path,
+    address: SocketAddr,
+    settings: &[(&'static str, &'static str)],
+) -> Server {
     let mut child = Command::new(env!("CARGO_BIN_EXE_outpost"))
         .args(["server", "--job-lease", "4s", "--listen"])
         .arg(address.to_string())
@@ -52,6 +62,7 @@ pub async fn spawn(directory: &Path, address: SocketAddr) -> Server {
         .arg("--psk-file")
         .arg(directory.join("psk"))
         .env_remove("CREDENTIALS_DIRECTORY")
+        .envs(settings.iter().copied())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
@@ -70,7 +81,11 @@ pub async fn spawn(directory: &Path, address: SocketAddr) -> Server {
     timeout(PATIENCE, listening).await.unwrap();
     // Drained, so that it never waits for a full pipe.
     tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
-    Server { address, child }
+    Server {
+        address,
+        child,
+        settings: settings.to_vec(),
+    }
 }
 
 /// An address that nobody has now, below those that the system gives to whoever wants any: a server that is away for a while

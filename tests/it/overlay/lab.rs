@@ -96,12 +96,22 @@ pub fn text(bytes: &[u8]) -> String {
 }
 
 impl Lab {
+    /// A server whose agents are reached only through its relay.
     pub async fn start() -> Self {
+        Self::with(&[("CODER_BLOCK_DIRECT", "true")]).await
+    }
+
+    /// A server as it is by itself.
+    pub async fn with_direct_paths() -> Self {
+        Self::with(&[]).await
+    }
+
+    async fn with(settings: &[(&'static str, &'static str)]) -> Self {
         outpost::net::install_crypto_provider();
         let directory = TempDir::new().unwrap();
         let psk = outpost::control::tokens::generate();
         fs::write(directory.path().join("psk"), psk.expose()).unwrap();
-        let server = server::spawn(directory.path(), server::free_address()).await;
+        let server = server::spawn_with(directory.path(), server::free_address(), settings).await;
         let url: Url = format!("http://{}", server.address).parse().unwrap();
         let token = fs::read_to_string(directory.path().join("data/admin.token")).unwrap();
         let token = Secret::new(token.trim());
@@ -137,7 +147,9 @@ impl Lab {
     /// Kills the server, and starts it on its data and its port.
     pub async fn kill_server(&mut self) {
         self.server.child.kill().await.unwrap();
-        self.server = server::spawn(self.directory.path(), self.server.address).await;
+        let settings = self.server.settings.clone();
+        self.server =
+            server::spawn_with(self.directory.path(), self.server.address, &settings).await;
     }
 
     /// Creates a workspace that has these agents once its build is done.

@@ -102,12 +102,14 @@ impl Plane {
         &self.overlay.relay
     }
 
-    /// Map of the relays: our own is the only one.
+    /// Returns the map of the relays, of which our own is the only one, with the STUN servers.
     pub fn derp_map(&self) -> DerpMap {
-        self.access_url
-            .get()
-            .map(DerpMap::embedded)
-            .unwrap_or_default()
+        let map = self.access_url.get().map(DerpMap::embedded);
+        let mut map = map.unwrap_or_default();
+        if !self.direct_paths.are_blocked {
+            map.add_stun_servers(&self.direct_paths.stun_servers);
+        }
+        map
     }
 
     /// Returns the agent that this token belongs to.

@@ -1,5 +1,7 @@
-//! Tests of a node and its peers, on a clock of its own; malicious peers are in [`hostile`].
+//! Tests of a node and its peers, on a clock of its own; malicious peers are in [`hostile`],
+//! paths by UDP in [`direct`].
 
+mod direct;
 mod hostile;
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -73,7 +75,9 @@ impl Side {
         for output in mail {
             if let Output::Relay { region, to, packet } = output {
                 assert_eq!(to, other.key);
-                other.engine.from_relay(region, self.key, &packet);
+                other
+                    .engine
+                    .from_relay(region, self.key, &packet, Instant::now());
             }
         }
         rest
@@ -112,7 +116,8 @@ fn peers_reach_each_other_and_nobody_else() {
     assert!(one.reaches(&mut two) && two.reaches(&mut one));
     let stranger = Side::new(3);
     let message = [4_u8; 60];
-    two.engine.from_relay(HOME, stranger.key, &message);
+    two.engine
+        .from_relay(HOME, stranger.key, &message, Instant::now());
     assert!(two.outputs().is_empty());
 }
 
@@ -279,25 +284,28 @@ fn one_that_we_seek_is_spoken_to_once_it_knows_us_or_time_is_up() {
 fn a_ping_is_answered_by_the_way_it_came_and_only_to_its_peer() {
     let now = Instant::now();
     let (mut one, mut two) = pair(now);
-    assert!(one.engine.ping(two.id, [7; 12]));
+    assert!(one.engine.ping(two.id, [7; 12], Instant::now()));
     let ping = match one.outputs().pop() {
         Some(Output::Relay { packet, .. }) => packet,
         other => panic!("{other:?}"),
     };
 
     // Another peer replays it, by a relay that authenticates that peer.
-    two.engine.from_relay(HOME, Side::new(3).key, &ping);
+    two.engine
+        .from_relay(HOME, Side::new(3).key, &ping, Instant::now());
     assert!(two.outputs().is_empty());
 
-    two.engine.from_relay(5, one.key, &ping);
+    two.engine.from_relay(5, one.key, &ping, Instant::now());
     let pong = match two.outputs().pop() {
         Some(Output::Relay {
             region: 5, packet, ..
         }) => packet,
         other => panic!("{other:?}"),
     };
-    one.engine.from_relay(5, two.key, &pong);
-    assert!(matches!(one.outputs()[..], [Output::Pong(transaction, 5)] if transaction == [7; 12]));
+    one.engine.from_relay(5, two.key, &pong, Instant::now());
+    assert!(
+        matches!(one.outputs()[..], [Output::Pong(transaction, Via::Relay(5))] if transaction == [7; 12])
+    );
 
     // From now on it is reached that way, until the relay says otherwise.
     let region = |side: &mut Side| {
@@ -317,7 +325,7 @@ fn a_ping_is_answered_by_the_way_it_came_and_only_to_its_peer() {
     assert!(goes_home(&mut two, 1));
 
     // Nor by a relay to which we are not connected any more.
-    two.engine.from_relay(5, one.key, &ping);
+    two.engine.from_relay(5, one.key, &ping, Instant::now());
     two.outputs();
     two.engine.relay_lost(5);
     assert!(goes_home(&mut two, 2));

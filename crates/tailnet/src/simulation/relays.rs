@@ -119,7 +119,7 @@ impl World {
             true => 0,
             false => self.random.random_range(0..self.wire.len()),
         };
-        let packet = self.wire.remove(which);
+        let (packet, now) = (self.wire.remove(which), self.now());
         if !is_peace && self.chance(100) {
             return;
         }
@@ -142,7 +142,7 @@ impl World {
         }
         receiver
             .engine
-            .from_relay(packet.region, packet.from, &packet.bytes);
+            .from_relay(packet.region, packet.from, &packet.bytes, now);
         if !is_peace && self.chance(30) {
             self.wire.push(packet);
         }

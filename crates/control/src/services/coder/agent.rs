@@ -429,7 +429,7 @@ fn manifest(plane: &Plane, facts: AgentFacts) -> wire::Manifest {
         directory: agent.directory.clone(),
         vs_code_port_proxy_uri: String::new(),
         motd_path: agent.motd_file.clone(),
-        disable_direct_connections: true,
+        disable_direct_connections: plane.blocks_direct_paths(),
         derp_force_websockets: false,
         parent_id: None,
         derp_map: Some(plane.derp_map().to_wire()),

@@ -264,7 +264,7 @@ fn connection_info(plane: &Plane) -> Value {
     json!({
         "derp_map": plane.derp_map(),
         "derp_force_websockets": false,
-        "disable_direct_connections": true,
+        "disable_direct_connections": plane.blocks_direct_paths(),
         "hostname_suffix": "coder",
     })
 }

@@ -55,7 +55,7 @@ fn what_comes_twice_counts_once() {
     one.engine.reach(two.id, Side::token(), now);
     let asked = one.mail();
     for packet in &asked {
-        two.engine.from_relay(HOME, one.key, packet);
+        two.engine.from_relay(HOME, one.key, packet, Instant::now());
     }
     assert!(two.sends_to(&mut one).is_empty());
     one.sends_to(&mut two);
@@ -63,19 +63,22 @@ fn what_comes_twice_counts_once() {
 
     // A replayed handshake: it gets no answer, and the session stays.
     for packet in &asked {
-        two.engine.from_relay(HOME, one.key, packet);
+        two.engine.from_relay(HOME, one.key, packet, Instant::now());
     }
     assert!(two.mail().is_empty());
-    one.engine.from_stack(&packet(one.address(), two.address()));
+    one.engine
+        .from_stack(&packet(one.address(), two.address()), Instant::now());
     let sent = one.mail();
     for _ in 0..100 {
-        two.engine.from_relay(HOME, one.key, &sent[0]);
+        two.engine
+            .from_relay(HOME, one.key, &sent[0], Instant::now());
     }
     assert_eq!((sent.len(), two.delivers()), (1, 1));
     // A packet that was modified on the way is dropped.
     let mut changed = sent[0].to_vec();
     *changed.last_mut().unwrap() ^= 1;
-    two.engine.from_relay(HOME, one.key, &changed);
+    two.engine
+        .from_relay(HOME, one.key, &changed, Instant::now());
     assert_eq!(two.delivers(), 0);
     assert!(one.reaches(&mut two));
 }
@@ -98,7 +101,9 @@ fn a_valid_tunnel_carries_no_other_addresses_than_its_peer_s() {
     ] {
         // Its own stack does not check what it sends.
         thief.engine.by_address.insert(target, two.id);
-        thief.engine.from_stack(&packet(source, target));
+        thief
+            .engine
+            .from_stack(&packet(source, target), Instant::now());
         thief.sends_to(&mut two);
         assert_eq!(two.delivers(), expected, "{source} to {target}");
     }
@@ -117,7 +122,8 @@ fn a_flood_of_handshakes_delays_nobody_else() {
         flood.learns(two.id, &two.node, now);
         flood.engine.reach(two.id, Side::token(), now);
         for packet in flood.mail() {
-            two.engine.from_relay(HOME, flood.key, &packet);
+            two.engine
+                .from_relay(HOME, flood.key, &packet, Instant::now());
         }
         answered += two.mail().len();
     }
@@ -136,19 +142,22 @@ fn strangers_cost_a_look_into_a_table() {
     two.outputs();
     let mut stranger = Side::sealed(9);
     stranger.learns(two.id, &two.node, now);
-    stranger.engine.ping(two.id, [1; 12]);
+    stranger.engine.ping(two.id, [1; 12], Instant::now());
     stranger.engine.reach(two.id, Side::token(), now);
     let mail = stranger.mail();
     assert_eq!(mail.len(), 2);
 
     for packet in &mail {
         // Under its own key, and under that of a known peer, which did not seal it.
-        two.engine.from_relay(HOME, stranger.key, packet);
-        two.engine.from_relay(HOME, one.key, packet);
+        two.engine
+            .from_relay(HOME, stranger.key, packet, Instant::now());
+        two.engine.from_relay(HOME, one.key, packet, Instant::now());
     }
     for length in 0..200 {
-        two.engine.from_relay(HOME, one.key, &vec![4; length]);
-        two.engine.from_relay(HOME, one.key, &vec![1; length]);
+        two.engine
+            .from_relay(HOME, one.key, &vec![4; length], Instant::now());
+        two.engine
+            .from_relay(HOME, one.key, &vec![1; length], Instant::now());
     }
 
     assert!(two.outputs().is_empty());
