@@ -138,7 +138,7 @@ impl FromStr for Mirror {
 /// A mirror that can be asked what it has.
 pub(super) enum NamedMirror {
     Directory(Store),
-    Served(mirror::Remote),
+    Served(Box<mirror::Remote>),
 }
 
 /// An engine that is ready for use.
@@ -383,7 +383,9 @@ impl EngineArgs {
     pub(super) fn named_mirror(&self, trust: &tls::Trust) -> anyhow::Result<Option<NamedMirror>> {
         Ok(match &self.mirror {
             None => None,
-            Some(Mirror::Served(url)) => Some(NamedMirror::Served(self.remote(url, trust)?)),
+            Some(Mirror::Served(url)) => {
+                Some(NamedMirror::Served(Box::new(self.remote(url, trust)?)))
+            }
             Some(Mirror::Directory(_)) => self.store()?.map(NamedMirror::Directory),
         })
     }

@@ -79,7 +79,7 @@ pub struct Traffic {
     pub received_bytes: i64,
     /// Bytes that the agent sent.
     pub sent_bytes: i64,
-    /// Open sessions by app, see [`sessions::by_app`](super::sessions::by_app).
+    /// Open sessions by app, see `sessions::by_app`.
     pub sessions: BTreeMap<String, i64>,
     /// Time when the server received the report.
     pub reported_at: Timestamp,

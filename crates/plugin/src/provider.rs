@@ -55,7 +55,7 @@ pub trait Resource<C>: Send + Sync {
     }
 
     /// Changes the resource in place according to the plan. This is called only for fields that are
-    /// [`updatable`](crate::Field::updatable).
+    /// `updatable`.
     ///
     /// # Errors
     /// The reason why it was not changed.

@@ -57,7 +57,7 @@ impl Key {
         format!("{DISCO_PREFIX}{}", self.hex())
     }
 
-    /// Parses the result of [`Key::to_disco_text`].
+    /// Parses the result of `Key::to_disco_text`.
     pub fn from_disco_text(text: &str) -> Option<Self> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text.strip_prefix(DISCO_PREFIX)?, &mut bytes).ok()?;

@@ -24,7 +24,7 @@ pub enum Origin {
     File,
     /// Output of the engine after it could not write its file.
     Printed,
-    /// The engine's file [`ERRORED`].
+    /// The engine's file `ERRORED`.
     Saved,
     /// Contents of the file at some moment of the apply.
     Seen,
@@ -39,7 +39,7 @@ pub struct Candidates {
     pub file: io::Result<Option<Bytes>>,
     /// State that the engine printed after it could not write its file.
     pub printed: Option<Vec<u8>>,
-    /// State in [`ERRORED`], which did not exist before the apply.
+    /// State in `ERRORED`, which did not exist before the apply.
     pub saved: Option<Bytes>,
     /// Newest state that was seen in the file during apply.
     pub seen: Option<Bytes>,

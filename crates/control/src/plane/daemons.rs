@@ -173,7 +173,7 @@ impl Plane {
     /// Adds a daemon, or finds the one with the same name, whose id stays the same.
     ///
     /// # Errors
-    /// As [`Self::admit`]; [`RequestError::Invalid`] for what the server does not accept; [`RequestError::Conflict`] if
+    /// As `admit`; [`RequestError::Invalid`] for what the server does not accept; [`RequestError::Conflict`] if
     /// the name belongs to another credential.
     pub async fn register(
         &self,

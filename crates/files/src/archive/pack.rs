@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{ArchiveError, TEMPLATE_LIMIT_BYTES, Writer};
 
-/// Packs a template into a tar archive smaller than [`TEMPLATE_LIMIT_BYTES`].
+/// Packs a template into a tar archive smaller than `TEMPLATE_LIMIT_BYTES`.
 ///
 /// Hidden files and directories except `.terraform.lock.hcl`, states (`*.tfstate*`) and values of variables
 /// (`terraform.tfvars`, `*.auto.tfvars` and their JSON forms) are left out. Symbolic links are stored and never

@@ -118,7 +118,7 @@ impl Tree {
     /// Reads an archive of the kind that its first bytes indicate.
     ///
     /// # Errors
-    /// Those of [`of_tar`](Self::of_tar), and one for unknown kinds.
+    /// Those of `of_tar`, and one for unknown kinds.
     pub fn of_archive(content: &[u8]) -> io::Result<Self> {
         match content {
             [0x1f, 0x8b, ..] => {

@@ -109,13 +109,11 @@ impl Engine {
                 let via = Via::Relay(region);
                 self.outputs.push_back(Output::Pong(transaction, via));
             }
-            Some(disco::Message::CallMeMaybe(endpoints)) => {
-                if self.endpoints.is_some() {
-                    peer.paths.call(&endpoints, now);
-                    self.ping_endpoints(id, now);
-                }
+            Some(disco::Message::CallMeMaybe(endpoints)) if self.endpoints.is_some() => {
+                peer.paths.call(&endpoints, now);
+                self.ping_endpoints(id, now);
             }
-            None => {}
+            Some(disco::Message::CallMeMaybe(_)) | None => {}
         }
     }
 

@@ -22,9 +22,12 @@ pub struct Difference {
     pub results: BTreeMap<String, String>,
 }
 
+/// Results of one run by each variant, with the variants' names.
+type Variants<'a> = Vec<(&'a str, &'a PlayedRun)>;
+
 /// Finds what differs between variants of the same scenario.
 pub fn differences(played: &[Played]) -> Vec<Difference> {
-    let mut runs: BTreeMap<(String, usize, &str), Vec<(&str, &PlayedRun)>> = BTreeMap::new();
+    let mut runs: BTreeMap<(String, usize, &str), Variants<'_>> = BTreeMap::new();
     for scenario in played {
         for (index, run) in scenario.runs.iter().enumerate() {
             let key = (title_of_file(scenario), index, run.name.as_str());
