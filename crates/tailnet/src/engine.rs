@@ -118,8 +118,9 @@ pub struct Engine {
     by_key: HashMap<Key, Uuid>,
     by_disco: HashMap<Key, Uuid>,
     by_address: HashMap<Ipv6Addr, Uuid>,
-    /// Peers whose sealed pings or pongs came from these endpoints.
-    by_endpoint: HashMap<SocketAddr, Uuid>,
+    /// Peers whose sealed pings or pongs came from these endpoints, the newest last. One that forges another one's
+    /// address must not take its packets away, so that there may be several.
+    by_endpoint: HashMap<SocketAddr, Vec<Uuid>>,
     /// Our own endpoints; `None` while no direct path may be used.
     endpoints: Option<Vec<SocketAddr>>,
     /// Peers with keys that another peer still has, until that one is lost: clients that came back before the
@@ -332,7 +333,7 @@ impl Engine {
     fn remove(&mut self, id: Uuid) {
         if let Some(peer) = self.peers.remove(&id) {
             self.forget_names(id, &peer.node);
-            self.by_endpoint.retain(|_, holder| *holder != id);
+            self.forget_endpoints();
         }
         if let Some(is_ready) = self.sought.get_mut(&id) {
             *is_ready = false;

@@ -4,9 +4,22 @@
 //! coder/tailscale `wgengine/magicsock/magicsock.go`: which messages count by which path.
 
 use super::{
-    Bytes, Engine, Instant, Key, Output, RELAY, Route, SocketAddr, Transaction, Uuid, Via, disco,
-    peer,
+    Bytes, Engine, HashMap, Instant, Key, Output, RELAY, Route, SocketAddr, Transaction, Uuid, Via,
+    disco, peer,
 };
+
+/// Number of peers that an endpoint may have: one, and those that claim it or had it before.
+const MAX_HOLDERS: usize = 8;
+
+/// Records that a sealed message of a peer came from an endpoint.
+fn hold(by_endpoint: &mut HashMap<SocketAddr, Vec<Uuid>>, endpoint: SocketAddr, id: Uuid) {
+    let holders = by_endpoint.entry(endpoint).or_default();
+    holders.retain(|holder| *holder != id);
+    if holders.len() >= MAX_HOLDERS {
+        holders.remove(0);
+    }
+    holders.push(id);
+}
 
 impl Engine {
     /// Replaces our own endpoints, at which peers are asked to call us. `None` blocks direct paths: no endpoint is
@@ -38,12 +51,13 @@ impl Engine {
             self.direct_disco(from, sender, packet, now);
             return;
         }
-        let Some(id) = self.by_endpoint.get(&from).copied() else {
-            return;
-        };
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.session.open(packet, &mut self.scratch);
-            self.drain(id, now);
+        let holders = self.by_endpoint.get(&from).cloned();
+        // A session that a packet is not for ignores it.
+        for id in holders.unwrap_or_default() {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.session.open(packet, &mut self.scratch);
+                self.drain(id, now);
+            }
         }
     }
 
@@ -57,7 +71,7 @@ impl Engine {
                     return;
                 }
                 if peer.paths.hear(from, now) {
-                    self.by_endpoint.insert(from, id);
+                    hold(&mut self.by_endpoint, from, id);
                 }
                 let pong = disco::Message::Pong {
                     transaction,
@@ -68,7 +82,7 @@ impl Engine {
             }
             Some(disco::Message::Pong { transaction, .. }) => {
                 if peer.paths.pong(transaction, now) && peer.paths.hear(from, now) {
-                    self.by_endpoint.insert(from, id);
+                    hold(&mut self.by_endpoint, from, id);
                 }
                 let via = Via::Direct(from);
                 self.outputs.push_back(Output::Pong(transaction, via));
@@ -148,7 +162,10 @@ impl Engine {
     pub(super) fn forget_endpoints(&mut self) {
         let peers = &self.peers;
         let is_its = |id: &Uuid, address| peers.get(id).is_some_and(|peer| peer.paths.has(address));
-        self.by_endpoint.retain(|address, id| is_its(id, *address));
+        self.by_endpoint.retain(|address, holders| {
+            holders.retain(|id| is_its(id, *address));
+            !holders.is_empty()
+        });
     }
 
     /// Sends an encrypted packet to a peer by the paths that it takes now.

@@ -15,6 +15,8 @@ struct Went {
     relayed: usize,
     direct: usize,
     pongs: Vec<Via>,
+    /// Answers inside the tunnel.
+    reached: usize,
 }
 
 /// Two nodes that announce their endpoints to each other.
@@ -78,6 +80,7 @@ impl Both {
                 to.engine.from_udp(at(source), &packet, self.now);
             }
             Output::Pong(_, via) => went.pongs.push(via),
+            Output::Reached(_) => went.reached += 1,
             _ => {}
         }
     }
@@ -202,6 +205,32 @@ fn packets_from_endpoints_of_nobody_are_dropped() {
     let packet = disco::seal(&ping, &Private::from_bytes([101; 32]), &shared);
     both.two.engine.from_udp(stranger, &packet, both.now);
     assert!(both.two.outputs().is_empty(), "another node's key");
+}
+
+#[test]
+fn a_peer_that_forges_the_address_of_another_does_not_take_its_packets() {
+    let mut both = Both::new();
+    both.talk();
+    let thief = Side::new(3);
+    both.two.learns(thief.id, &thief.node, both.now);
+    let disco = Private::from_bytes([103; 32]);
+    let shared = disco.shared(both.two.node.disco);
+    let ping = disco::Message::Ping {
+        transaction: [1; 12],
+        node: None,
+    };
+    let packet = disco::seal(&ping, &disco, &shared);
+
+    both.two.engine.from_udp(at(ONE), &packet, both.now);
+
+    assert_eq!(both.two.engine.by_endpoint[&at(ONE)].len(), 2);
+    both.settle();
+    assert!(both.one.engine.ping(both.two.id, [7; 12], both.now));
+    let token = Side::token();
+    both.one.engine.reach(both.two.id, token, both.now);
+    let went = both.settle();
+    assert_eq!(went.relayed, 0);
+    assert!(went.reached > 0, "{went:?}");
 }
 
 #[test]
