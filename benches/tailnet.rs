@@ -889,7 +889,7 @@ async fn fleet(lab: &Lab, nodes: usize) -> anyhow::Result<()> {
     for n in 0..nodes {
         let id = lab.agents[&format!("a{n}")].0;
         let mut conn = lab.people.dial_agent(id).await?;
-        timeout(PATIENCE, conn.arrive()).await??;
+        timeout(PATIENCE, conn.wait_until_reachable()).await??;
         clients.push(conn);
     }
     let connected = lab.server_usage()?;

@@ -222,8 +222,8 @@ where
         return;
     };
     let sent = W::from(ours).encode_to_vec();
-    let came_back = W::decode(&sent[..]).expect("what we encode can be decoded");
-    let Ok(again) = T::try_from(came_back) else {
+    let restored = W::decode(&sent[..]).expect("what we encode can be decoded");
+    let Ok(again) = T::try_from(restored) else {
         panic!("what we send is not accepted by ourselves");
     };
     assert_eq!(sorted(W::from(again).encode_to_vec()), sorted(sent));
@@ -242,7 +242,7 @@ pub fn log_reader(data: &[u8]) {
         pipe_grace: Duration::ZERO,
         line_bytes: 64,
         precious_bytes: 256,
-        is_precious: log_stream::is_precious,
+        must_keep_whole: log_stream::must_keep_whole,
     };
     let Some((&step, bytes)) = data.split_first() else {
         return;

@@ -19,7 +19,7 @@ use url::Url;
 
 use self::{
     check::Step,
-    ending::{AtTheEnd, Desk},
+    ending::{OnExit, TerminalUser},
     local::Machine,
     stack::Stack,
 };
@@ -161,9 +161,9 @@ impl Dev {
     }
 
     async fn run(self, stack: &mut Stack, output: Output, stop: &Stop) -> anyhow::Result<()> {
-        let desk = Desk::new(stop)?;
+        let user = TerminalUser::new(stop)?;
         let mut run = self.import(stack, stop).await?;
-        let at_the_end = self.at_the_end();
+        let on_exit = self.on_exit();
         let request = CreateWorkspaceRequest {
             template: run.template.clone(),
             name: run.workspace.clone(),
@@ -183,17 +183,17 @@ impl Dev {
                 Err(error) => Err(error),
             }
         };
-        let ended = run.end(at_the_end, stack, &desk, stop).await;
+        let ended = run.end(on_exit, stack, &user, stop).await;
         shown.and(ended)
     }
 
-    fn at_the_end(&self) -> AtTheEnd {
+    fn on_exit(&self) -> OnExit {
         match &self.data_dir {
-            _ if self.keep => AtTheEnd::Leave,
-            _ if self.delete => AtTheEnd::Delete,
-            _ if self.check => AtTheEnd::DeleteIfNew,
-            Some(_) => AtTheEnd::Stop,
-            None => AtTheEnd::DeleteUnlessToldOtherwise,
+            _ if self.keep => OnExit::Leave,
+            _ if self.delete => OnExit::Delete,
+            _ if self.check => OnExit::DeleteIfNew,
+            Some(_) => OnExit::Stop,
+            None => OnExit::PromptOrDelete,
         }
     }
 
@@ -235,7 +235,7 @@ impl Dev {
         let imported = details(&mut api, "", &template.name, Some(version.name)).await?;
         Ok(Run {
             api,
-            server: stack.as_seen_from_outside()?,
+            server: stack.external_server()?,
             machine,
             show,
             template: template.name,
@@ -348,7 +348,7 @@ impl Run {
     async fn reach(&self, agent: &str) -> anyhow::Result<()> {
         let named = format!("{}.{agent}", self.workspace);
         let (agent, mut conn) = ssh::dial_agent(&self.server, &named).await?;
-        let arrived = ssh::arrive(&mut conn, &agent, AGENT_LIMIT).await;
+        let arrived = ssh::wait_for_agent(&mut conn, &agent, AGENT_LIMIT).await;
         conn.leave().await;
         arrived
     }

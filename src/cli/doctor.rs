@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     engine::{CoderProvider, EngineArgs},
-    exit::{Interrupted, Unwell},
+    exit::{ChecksFailed, Interrupted},
     output::{Output, Row},
     provisioner::{
         args::ServerArgs,
@@ -140,7 +140,7 @@ impl Doctor {
         let failed = findings.iter().filter(|it| it.result == Verdict::Failed);
         match failed.count() {
             0 => Ok(()),
-            count => Err(Unwell(count).into()),
+            count => Err(ChecksFailed(count).into()),
         }
     }
 

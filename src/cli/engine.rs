@@ -100,14 +100,14 @@ pub(super) struct EngineArgs {
     /// share
     #[arg(
         long,
-        value_name = "MEANS",
+        value_name = "MODE",
         env = "OUTPOST_ISOLATION",
         default_value = "auto"
     )]
     isolation: isolation::Wanted,
-    /// What happens to background processes that a template started when their step ends [default: end; with
+    /// Handling of a template's background processes at the end of the step that started them [default: end; with
     /// `outpost dev`, keep]
-    #[arg(long, value_name = "FATE", env = "OUTPOST_BACKGROUND_PROCESSES")]
+    #[arg(long, value_name = "MODE", env = "OUTPOST_BACKGROUND_PROCESSES")]
     background_processes: Option<isolation::BackgroundProcesses>,
     /// Additional files and directories that a job sees, read-only, with `--isolation fresh-root`
     #[arg(long, value_name = "PATH", env = "OUTPOST_SHOW", value_delimiter = ',')]
@@ -178,7 +178,7 @@ impl EngineArgs {
     /// Finds the engine as [`Self::provisioner`] does, and returns it with its binary.
     ///
     /// # Errors
-    /// The same.
+    /// As [`Self::provisioner`].
     pub(super) async fn find(
         &self,
         coder_provider: CoderProvider,
@@ -191,11 +191,11 @@ impl EngineArgs {
             .await
     }
 
-    /// The same with mocks in the place of all other providers, for plans that change nothing. No registry is asked unless
+    /// Finds the engine, and uses mocks in place of all other providers, for plans that change nothing. No registry is asked unless
     /// `is_online`, and the operator's CLI configuration does not count.
     ///
     /// # Errors
-    /// The same.
+    /// As [`Self::provisioner`].
     pub(super) async fn mocked(
         &self,
         work_dir: PathBuf,

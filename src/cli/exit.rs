@@ -60,7 +60,7 @@ pub(super) struct Interrupted;
 /// Error for this many failed checks.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} of the checks failed")]
-pub(super) struct Unwell(pub(super) usize);
+pub(super) struct ChecksFailed(pub(super) usize);
 
 fn runs(count: usize) -> String {
     match count {
@@ -76,13 +76,13 @@ pub(super) struct TestsFailed(pub(super) usize);
 
 /// Error for this many runs of scenarios that lack something.
 #[derive(Debug, thiserror::Error)]
-#[error("{} without something that is needed", runs(*.0))]
+#[error("{} skipped: a prerequisite is missing", runs(*.0))]
 pub(super) struct Untested(pub(super) usize);
 
 /// Error for findings of this severity or worse.
 #[derive(Debug, thiserror::Error)]
 #[error("the check found something at or above `--fail-on {0}`")]
-pub(super) struct FoundSomething(pub(super) &'static str);
+pub(super) struct FindingsReported(pub(super) &'static str);
 
 /// Error for a template that could not be checked to the end; the reason follows, or has been printed.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ pub(super) struct Incomplete(pub(super) usize);
 /// Error for this many items of a mirror that differ from what their publishers signed.
 #[derive(Debug, thiserror::Error)]
 #[error("{} not trusted, and therefore not added to the mirror", items(*.0))]
-pub(super) struct Distrusted(pub(super) usize);
+pub(super) struct UntrustedItems(pub(super) usize);
 
 /// Status of a command in a workspace, which has reported its error itself.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +119,7 @@ pub(super) struct RemoteStatus(pub(super) u8);
 /// Error for a daemon that somebody forced to end before this many jobs had.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} jobs are left for the next daemon of this name")]
-pub(super) struct Left(pub(super) usize);
+pub(super) struct JobsLeftRunning(pub(super) usize);
 
 /// An error, with advice on what to try next.
 #[derive(Debug)]
@@ -266,13 +266,13 @@ fn code_of(error: &anyhow::Error) -> Code {
             return Code::Is(INTERRUPTED);
         }
         if link.is::<Incomplete>()
-            || link.is::<Left>()
+            || link.is::<JobsLeftRunning>()
             || link.is::<Untested>()
             || link.is::<Unchecked>()
         {
             return Code::Is(INCOMPLETE);
         }
-        if link.is::<Distrusted>() {
+        if link.is::<UntrustedItems>() {
             return Code::Is(DISTRUSTED);
         }
         if let Some(StoreError::Stopped) = link.downcast_ref() {

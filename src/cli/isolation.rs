@@ -35,7 +35,7 @@ pub(super) enum Wanted {
     None,
 }
 
-/// What happens to processes that a template starts in the background
+/// Handling of processes that a template starts in the background
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum BackgroundProcesses {
     /// End them with the job step that started them
@@ -56,7 +56,7 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    /// Returns the fate of background processes, by default depending on the templates: processes of one's own
+    /// Returns the handling of background processes, by default depending on the templates: processes of one's own
     /// template may be the workspace.
     fn background(&self, wanted: Option<BackgroundProcesses>) -> Background {
         match wanted {

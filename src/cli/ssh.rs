@@ -32,8 +32,8 @@ use crate::{
     transport::coder::DialError,
 };
 
-/// Wait after which a person is told what is being waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Delay before a progress note.
+const NOTE_AFTER: Duration = Duration::from_secs(2);
 /// Longest time for the remaining work once the SSH client that we serve is gone.
 const REST: Duration = Duration::from_secs(3);
 
@@ -125,7 +125,7 @@ pub(super) async fn dial_agent(server: &Server, named: &str) -> anyhow::Result<(
         anyhow::Ok((agent, conn))
     };
     tokio::pin!(setting_out);
-    if let Ok(dial_agent) = timeout(PATIENCE, &mut setting_out).await {
+    if let Ok(dial_agent) = timeout(NOTE_AFTER, &mut setting_out).await {
         return dial_agent;
     }
     output::note("Waiting for the server to answer.");
@@ -145,20 +145,20 @@ fn not_found(error: DialError, workspace: &str) -> anyhow::Error {
     }
 }
 
-/// Waits for the agent, and prints that it does if that takes long.
-pub(super) async fn arrive(
+/// Waits for the agent; prints a note if that takes long.
+pub(super) async fn wait_for_agent(
     conn: &mut AgentConn,
     agent: &Agent,
     limit: Duration,
 ) -> anyhow::Result<()> {
-    let arriving = conn.arrive();
+    let arriving = conn.wait_until_reachable();
     tokio::pin!(arriving);
-    if let Ok(arrived) = timeout(PATIENCE, &mut arriving).await {
+    if let Ok(arrived) = timeout(NOTE_AFTER, &mut arriving).await {
         arrived?;
         return Ok(());
     }
     output::note(&format!("Waiting for the agent {} to come up.", agent.name));
-    let arrived = timeout(limit.saturating_sub(PATIENCE), arriving).await;
+    let arrived = timeout(limit.saturating_sub(NOTE_AFTER), arriving).await;
     let late = || format!("agent `{}` did not come up in time", agent.name);
     arrived
         .with_context(late)
@@ -182,7 +182,7 @@ impl Ssh {
         let server = self.paths.apply(self.remote.server(&self.headers)?);
         let (agent, mut conn) = dial_agent(&server, self.named()).await?;
         tokio::select! {
-            arrived = arrive(&mut conn, &agent, *self.wait) => arrived?,
+            arrived = wait_for_agent(&mut conn, &agent, *self.wait) => arrived?,
             () = stop.draining() => return Err(Interrupted.into()),
         }
         let stream = connect(&conn, &agent).await?;
@@ -216,13 +216,13 @@ impl Ssh {
         }
     }
 
-    /// Carries SSH for a client such as OpenSSH, and ends with it, however far we are by then.
+    /// Forwards SSH for a client such as OpenSSH; stops when the client exits, even while still connecting.
     async fn carry(self, stop: Stop) -> anyhow::Result<()> {
         let mut client = client::gone()?;
         let server = self.paths.apply(self.remote.server(&self.headers)?);
         let reaching = async {
             let (agent, mut conn) = dial_agent(&server, self.named()).await?;
-            arrive(&mut conn, &agent, *self.wait).await?;
+            wait_for_agent(&mut conn, &agent, *self.wait).await?;
             let stream = connect(&conn, &agent).await?;
             anyhow::Ok((agent, conn, stream))
         };
@@ -307,7 +307,7 @@ impl Ping {
         )
         .await?;
         tokio::select! {
-            arrived = arrive(&mut conn, &agent, *self.timeout * self.count.max(1)) => arrived?,
+            arrived = wait_for_agent(&mut conn, &agent, *self.timeout * self.count.max(1)) => arrived?,
             () = stop.draining() => return Err(Interrupted.into()),
         }
         let mut answers = Vec::new();

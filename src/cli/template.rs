@@ -133,7 +133,7 @@ pub(super) struct Push {
     /// The version's name; if missing, the server picks the next number
     #[arg(long, value_name = "NAME")]
     version: Option<String>,
-    /// What is new in this version
+    /// Message that describes the version
     #[arg(
         long,
         short,

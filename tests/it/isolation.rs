@@ -34,7 +34,7 @@ const LIMITS: Limits = Limits {
     pipe_grace: LONG,
     line_bytes: 1024,
     precious_bytes: 1024,
-    is_precious: |_| false,
+    must_keep_whole: |_| false,
 };
 
 /// A directory with what jobs have, and the mechanisms that work in it.

@@ -33,7 +33,7 @@ const LIMITS: Limits = Limits {
     pipe_grace: Duration::from_secs(1),
     line_bytes: 0,
     precious_bytes: 0,
-    is_precious: |_| false,
+    must_keep_whole: |_| false,
 };
 
 /// Decodes an interval as servers send it: a number of nanoseconds that means seconds.

@@ -11,7 +11,7 @@ const LISTENS: &str = "0A";
 /// Returns the socket number of each listening port. `proc` is where the system keeps its tables.
 ///
 /// # Errors
-/// The system's reason, if it shows neither table.
+/// An I/O error if it shows neither table.
 pub(super) fn listening(proc: &Path) -> io::Result<BTreeMap<u16, u64>> {
     let [four, six] = ["net/tcp", "net/tcp6"].map(|table| fs::read_to_string(proc.join(table)));
     // A machine without IPv6 has only one of the tables.

@@ -20,7 +20,7 @@ use tracing::warn;
 /// guess.
 ///
 /// # Errors
-/// The system's reason.
+/// An I/O error.
 pub(super) fn open(base: &Path, name: &str) -> io::Result<PathBuf> {
     DirBuilder::new().recursive(true).mode(0o700).create(base)?;
     let wanted = base.join(name);
@@ -48,7 +48,7 @@ pub(super) fn open(base: &Path, name: &str) -> io::Result<PathBuf> {
 /// Creates `directory`, mode 0700, if it is missing, and checks that only this user can write to it.
 ///
 /// # Errors
-/// The system's reason, or that it is another user's.
+/// An I/O error, or that it is another user's.
 pub(super) fn own(directory: &Path) -> io::Result<()> {
     owned_by(directory, Uid::effective())
 }
@@ -78,7 +78,7 @@ fn owned_by(directory: &Path, user: Uid) -> io::Result<()> {
 /// another user may have put there instead is refused, never followed, and never waited for.
 ///
 /// # Errors
-/// The system's reason.
+/// An I/O error.
 pub(super) fn append(base: &Path, name: &str) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = OpenOptions::new()

@@ -398,6 +398,7 @@ pub enum CompletedWork {
 
 /// Result of a workspace build.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BuildResult {
     /// The new state; empty if everything was destroyed and no state is left.
     #[serde(skip)]
@@ -499,5 +500,57 @@ impl FailureCode {
             Self::RequiredTemplateVariables => "REQUIRED_TEMPLATE_VARIABLES",
             Self::InsufficientQuota => "INSUFFICIENT_QUOTA",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Journals and databases hold results as JSON, so an upgrade must read those that lack its newer fields.
+    #[test]
+    fn a_result_stored_before_a_field_existed_is_read() {
+        let stored = r#"{
+            "resources": [{
+                "metadata": [{}],
+                "agents": [{
+                    "apps": [{}, {"healthcheck": {}}],
+                    "display_apps": {},
+                    "metadata": [{}],
+                    "scripts": [{"dependencies": [{"prerequisite": "coder_script.a", "requirement": "success"}]}],
+                    "extra_envs": [{}],
+                    "resources_monitoring": {"memory": {}, "volumes": [{}]},
+                    "devcontainers": [{}]
+                }]
+            }],
+            "timings": [{
+                "start": "1970-01-01T00:00:00Z", "end": "1970-01-01T00:00:01Z", "action": "create",
+                "source": "", "resource": "a.b", "stage": "apply", "state": "completed"
+            }],
+            "modules": [{}],
+            "replacements": [{"resource": "a.b", "paths": ["c"]}],
+            "ai_tasks": [{}]
+        }"#;
+
+        let result: BuildResult = serde_json::from_str(stored).unwrap();
+
+        let agent = &result.resources[0].agents[0];
+        assert_eq!(
+            agent.apps,
+            [
+                App::default(),
+                App {
+                    healthcheck: Some(Healthcheck::default()),
+                    ..App::default()
+                }
+            ]
+        );
+        assert_eq!(agent.display_apps, DisplayApps::default());
+        assert_eq!(agent.scripts[0].dependencies.len(), 1);
+        assert_eq!(
+            agent.resources_monitoring.volumes,
+            [VolumeMonitor::default()]
+        );
+        assert_eq!((result.timings.len(), result.replacements.len()), (1, 1));
     }
 }

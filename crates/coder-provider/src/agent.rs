@@ -89,7 +89,7 @@ fn display_apps() -> Field {
         apps,
     )
     .at_most(1)
-    .computed_too()
+    .optional_computed()
 }
 
 fn metadata() -> Field {

@@ -41,7 +41,7 @@ fn ai_task_fields() -> Vec<Field> {
             Shape::String,
             "The `id` of the app that displays the task.",
         )
-        .computed_too()
+        .optional_computed()
         .deprecated(DEPRECATED_ARGUMENT)
         .check(check::uuid)
         .conflicts(["sidebar_app"]),

@@ -425,7 +425,7 @@ impl AgentConn {
     ///
     /// # Errors
     /// [`DialError`] if the server does not let us through. There is no deadline: the agent may come yet.
-    pub async fn arrive(&mut self) -> Result<Duration, DialError> {
+    pub async fn wait_until_reachable(&mut self) -> Result<Duration, DialError> {
         let failure = &mut self.failure;
         let readied = &mut self.readied;
         let there = async {

@@ -136,7 +136,7 @@ pub struct AgentReports {
 
 impl AgentReports {
     /// Records that the agent reached `state` at this time.
-    pub(crate) fn comes_to(&mut self, state: Lifecycle, at: Timestamp) {
+    pub(crate) fn record_lifecycle(&mut self, state: Lifecycle, at: Timestamp) {
         if state > Lifecycle::Created {
             self.started_at.get_or_insert(at);
         }
@@ -275,13 +275,13 @@ mod tests {
     fn an_agent_starts_once_and_is_ready_once_whatever_it_says_again() {
         let mut reports = AgentReports::default();
         let at = |second| Timestamp::from_second(second).unwrap();
-        reports.comes_to(Lifecycle::Created, at(1));
+        reports.record_lifecycle(Lifecycle::Created, at(1));
         assert_eq!((reports.started_at, reports.ready_at), (None, None));
-        reports.comes_to(Lifecycle::Starting, at(2));
-        reports.comes_to(Lifecycle::Starting, at(3));
+        reports.record_lifecycle(Lifecycle::Starting, at(2));
+        reports.record_lifecycle(Lifecycle::Starting, at(3));
         assert_eq!((reports.started_at, reports.ready_at), (Some(at(2)), None));
-        reports.comes_to(Lifecycle::StartError, at(4));
-        reports.comes_to(Lifecycle::Off, at(5));
+        reports.record_lifecycle(Lifecycle::StartError, at(4));
+        reports.record_lifecycle(Lifecycle::Off, at(5));
         assert_eq!(reports.ready_at, Some(at(4)));
     }
 

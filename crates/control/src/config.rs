@@ -208,7 +208,7 @@ impl Limits {
         listener::Limits {
             connections: self.connections,
             connections_per_peer: self.connections_per_peer,
-            strangers: (self.connections / 2).max(1),
+            unauthenticated: (self.connections / 2).max(1),
             message_bytes: [1 << 20, self.message_bytes],
             header_timeout: self.header_timeout,
             write_timeout: self.write_timeout,

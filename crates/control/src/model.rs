@@ -276,6 +276,7 @@ pub struct Version {
 
 /// Result of the import of a version. Empty while the import runs, except for fields that are sent early.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ImportOutput {
     /// Terraform input variables that the template declares; sent early.
     pub variables: Vec<TemplateVariable>,
@@ -452,6 +453,7 @@ impl Lifecycle {
 
 /// Result of a build.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BuildOutput {
     /// Resources that were built, each with the persistence that the import found.
     pub resources: Vec<Resource>,
@@ -680,6 +682,38 @@ pub struct AuditEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_import_stored_before_a_field_existed_is_read() {
+        let stored = r#"{
+            "variables": [{}],
+            "parameters": [{"options": [{}]}],
+            "presets": [{
+                "parameters": [{"name": "a", "value": "b"}],
+                "prebuild": {"scheduling": {"schedules": [{}]}}
+            }],
+            "external_auth": [{"id": "github", "optional": true}],
+            "modules": [{}],
+            "start_resources": [{}]
+        }"#;
+
+        let import: ImportOutput = serde_json::from_str(stored).unwrap();
+
+        assert_eq!(import.variables, [TemplateVariable::default()]);
+        assert_eq!(import.parameters[0].options.len(), 1);
+        assert_eq!(
+            import.presets[0]
+                .prebuild
+                .scheduling
+                .as_ref()
+                .unwrap()
+                .schedules
+                .len(),
+            1
+        );
+        let build: BuildOutput = serde_json::from_str(r#"{"resources": [{}]}"#).unwrap();
+        assert_eq!(build.resources, import.start_resources);
+    }
 
     fn job() -> JobRecord {
         JobRecord {

@@ -40,7 +40,7 @@ use url::Url;
 use self::access::Proof;
 pub use self::{
     agents::{AgentFacts, AgentStatus, ResumeError},
-    daemons::{CameBack, Credential, Registration},
+    daemons::{Credential, Registration, RestoredState},
     jobs::Explained,
     people::NewUser,
     templates::VersionRequest,

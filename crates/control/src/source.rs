@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     model::Daemon,
-    plane::{CameBack, Plane, RequestError},
+    plane::{Plane, RequestError, RestoredState},
 };
 
 /// Source that hands out jobs to a daemon in this process, as the gRPC service does over the wire.
@@ -93,8 +93,8 @@ impl JobSource for LocalSource {
     async fn come_back(&self, state_id: &str, held: Vec<JobId>) -> Result<(), SourceError> {
         let state_id = state_id.to_owned();
         self.state_id.set(state_id.clone()).ok();
-        let came_back = CameBack { state_id, held };
-        Ok(self.plane.end_forgotten(&self.daemon, &came_back).await?)
+        let restored = RestoredState { state_id, held };
+        Ok(self.plane.end_forgotten(&self.daemon, &restored).await?)
     }
 
     fn identity(&self) -> Option<Identity> {

@@ -118,7 +118,7 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
     let admin_token = admin_token(&plane, data_dir.as_deref()).await?;
     let mut limits = config.limits.of_listener();
     limits.connections = open_files::connections(limits.connections, open_files::raise());
-    limits.strangers = limits.strangers.min(limits.connections);
+    limits.unauthenticated = limits.unauthenticated.min(limits.connections);
     let listener = Listener::bind(config.listen, config.tls.as_ref(), limits)
         .await?
         .behind(&config.trusted_proxies);

@@ -63,8 +63,8 @@ impl Contact {
         last.was_lost || last.at.elapsed() >= self.limit || is_older(last.time, self.limit)
     }
 
-    /// Time until which nobody else ends the job; `None` if somebody may have.
-    pub(super) fn ours_until(&self) -> Option<Instant> {
+    /// Time until which the server will not end the job; `None` if it may have.
+    pub(super) fn owned_until(&self) -> Option<Instant> {
         let last = self.last();
         (!last.was_lost).then(|| last.at + self.limit)
     }
@@ -92,12 +92,12 @@ mod tests {
         assert!(!contact.may_be_lost());
         contact.answered();
         tokio::time::advance(Duration::from_secs(239)).await;
-        assert!(!contact.may_be_lost() && contact.ours_until().is_some());
+        assert!(!contact.may_be_lost() && contact.owned_until().is_some());
 
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(contact.may_be_lost(), "nobody has answered yet");
         contact.answered();
 
-        assert!(contact.may_be_lost() && contact.ours_until().is_none());
+        assert!(contact.may_be_lost() && contact.owned_until().is_none());
     }
 }

@@ -68,7 +68,7 @@ pub(super) struct Delivery<'a> {
     source: &'a dyn JobSource,
     stop: &'a Stop,
     /// Time until which nobody else ends the job. `None` if it may have ended already.
-    ours_until: Option<Instant>,
+    owned_until: Option<Instant>,
     /// Set if a success may have been accepted although its answer was lost. The server accepts it as a whole or not
     /// at all.
     may_have_completed: AtomicBool,
@@ -81,12 +81,12 @@ impl<'a> Delivery<'a> {
     pub(super) fn new(
         source: &'a dyn JobSource,
         stop: &'a Stop,
-        ours_until: Option<Instant>,
+        owned_until: Option<Instant>,
     ) -> Self {
         Self {
             source,
             stop,
-            ours_until,
+            owned_until,
             may_have_completed: AtomicBool::new(false),
             may_have_failed: AtomicBool::new(false),
         }
@@ -177,7 +177,7 @@ impl<'a> Delivery<'a> {
     /// Returns whether one of our earlier calls ended the job, with everything that the failure of `work` would
     /// contain. Nobody else ends the job while it is known to be alive.
     fn was_told(&self, work: &FailedWork) -> bool {
-        let is_ours = self.ours_until.is_some_and(|end| Instant::now() < end);
+        let is_ours = self.owned_until.is_some_and(|end| Instant::now() < end);
         let has_state = matches!(work, FailedWork::WorkspaceBuild { state: Some(_), .. });
         let (completed, failed) = (&self.may_have_completed, &self.may_have_failed);
         is_ours

@@ -444,7 +444,7 @@ enum Ended {
 }
 
 impl Summary {
-    fn count(&mut self, ran: &runner::Ran) {
+    fn count(&mut self, ran: &runner::JobSummary) {
         self.total += ran.total;
         self.engine += ran.engine;
         match ran.ended {

@@ -43,7 +43,7 @@ pub(super) struct Slot<'a> {
 
 /// Result of a job, and its duration.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ran {
+pub(super) struct JobSummary {
     pub(super) ended: Ended,
     /// Time from the moment it was acquired until its end was delivered.
     pub(super) total: Duration,
@@ -52,7 +52,7 @@ pub(super) struct Ran {
 }
 
 /// Runs `job` and delivers its outcome. A panic ends this job and no other.
-pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
+pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> JobSummary {
     let Slot {
         config,
         source,
@@ -132,7 +132,7 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
         close(session.take()).await;
     }
     drop(reporter); // Nothing may be sent for a job after its end.
-    let delivery = Delivery::new(source.as_ref(), daemon_stop, contact.ours_until());
+    let delivery = Delivery::new(source.as_ref(), daemon_stop, contact.owned_until());
     let ended = delivery::deliver(delivery, outcome, progress.record, &contact).await;
     if ended == Ended::Undelivered || is_lost {
         leave(session);
@@ -156,7 +156,7 @@ pub(super) async fn run(slot: &Slot<'_>, job: Job, turn: Turn) -> Ran {
         ?own,
         "job ended"
     );
-    Ran {
+    JobSummary {
         ended,
         total,
         engine,
@@ -185,7 +185,7 @@ async fn overdue(config: &Config, stop: &Stop, daemon: &Stop) {
 }
 
 /// Keeps everything of an apply that goes on for the daemon that takes it over.
-async fn leave_to_next(progress: Progress, started: Instant) -> Ran {
+async fn leave_to_next(progress: Progress, started: Instant) -> JobSummary {
     let engine = progress
         .session
         .as_ref()
@@ -195,7 +195,7 @@ async fn leave_to_next(progress: Progress, started: Instant) -> Ran {
     }
     // Dropping it would remove the directory in which the engine is working.
     std::mem::forget(progress.session);
-    Ran {
+    JobSummary {
         ended: Ended::Undelivered,
         total: started.elapsed(),
         engine,

@@ -179,7 +179,7 @@ impl FetchError {
     }
 
     /// Returns whether a file differs from the one that its publisher signed.
-    pub fn is_distrust(&self) -> bool {
+    pub fn is_untrusted(&self) -> bool {
         matches!(
             self,
             Self::Store(StoreError::Mismatch { .. } | StoreError::Package { .. })
@@ -641,7 +641,7 @@ impl Answer {
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, FetchError> {
         serde_json::from_slice(&self.body).map_err(|error| FetchError::Nonsense {
             url: shown(&self.place),
-            why: format!("an answer that is not understood: {error}"),
+            why: format!("unexpected response: {error}"),
         })
     }
 }

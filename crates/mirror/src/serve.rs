@@ -66,7 +66,7 @@ use outpost_base::{
 use outpost_files as files;
 use outpost_net::{
     budget::{Account, Reserved},
-    listener::{Listener, vouch},
+    listener::{Listener, mark_authenticated},
 };
 use outpost_provision::Services;
 
@@ -492,7 +492,10 @@ impl Mirror {
         };
         let file = match (open().await, &self.upstream) {
             (Err(Refused::Missing), Some(upstream)) => {
-                upstream.bring(digest).await.map_err(Refused::from)?;
+                upstream
+                    .fetch_into_store(digest)
+                    .await
+                    .map_err(Refused::from)?;
                 open().await?
             }
             (opened, _) => opened?,
@@ -523,7 +526,7 @@ async fn admit(State(mirror): Shared, mut request: Request, next: Next) -> Respo
         };
     };
     // From now on a flood of unauthenticated connections cannot end a download on this one.
-    vouch(None);
+    mark_authenticated(None);
     request.extensions_mut().insert(client.clone());
     let mut response = next.run(request).await;
     response.extensions_mut().insert(client);
@@ -1133,7 +1136,7 @@ async fn blob(
     let digest: Digest = digest.parse().map_err(|_| Refused::Missing)?;
     let client = mirror.access.admits_link(digest, query.as_deref());
     let client = client.ok_or(Refused::Unknown)?;
-    vouch(None);
+    mark_authenticated(None);
     let mut response = mirror.blob(digest, blob::OCTETS, &headers).await?;
     response.extensions_mut().insert(client);
     Ok(response)

@@ -10,6 +10,7 @@ pub mod config;
 mod fetched;
 pub mod missed;
 mod modules;
+mod network_mirror;
 mod package;
 mod pins;
 mod provider;
@@ -18,7 +19,6 @@ mod review;
 mod templates;
 mod tools;
 mod trust;
-mod vouched;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -131,11 +131,11 @@ pub enum Cause {
 
 impl Failure {
     /// Returns whether a person should examine the failure before any further attempt.
-    pub fn is_distrust(&self) -> bool {
+    pub fn is_untrusted(&self) -> bool {
         match &self.error {
             Cause::Trust(_) => true,
             Cause::Store(StoreError::Mismatch { .. } | StoreError::Package { .. }) => true,
-            Cause::Fetch(error) => error.is_distrust(),
+            Cause::Fetch(error) => error.is_untrusted(),
             Cause::Image(ImageError::Invalid { .. }) => true,
             Cause::Store(_) | Cause::Image(_) | Cause::Read(_) | Cause::Unsatisfied(_) => false,
         }
@@ -191,7 +191,7 @@ impl Sync {
         }
         let origins = modules::Origins::new(self, &before);
         let (demands, needed) = self.templates(&origins, &mut report).await?;
-        origins.wished(&mut report).await;
+        origins.fetch_configured(&mut report).await;
         let got = origins.finish();
         report.files += got.downloads.0;
         report.bytes += got.downloads.1;

@@ -77,11 +77,11 @@ impl Complaints {
     /// Records a failure. Returns the number of failures so far if it should be logged.
     pub fn should_say(&mut self, text: &str) -> Option<u32> {
         self.tries += 1;
-        let is_known = self
+        let is_authenticated = self
             .said
             .as_ref()
             .is_some_and(|(said, at)| said == text && at.elapsed() < REMIND_EVERY);
-        if is_known {
+        if is_authenticated {
             return None;
         }
         self.said = Some((text.to_owned(), Instant::now()));

@@ -211,7 +211,7 @@ impl Authority {
     /// Creates an authority called `name`. If there are limits, clients trust it only for those domains and networks.
     ///
     /// # Errors
-    /// [`CaError::Exists`], [`CaError::Permission`], or the system's reason.
+    /// [`CaError::Exists`], [`CaError::Permission`], or an I/O error.
     pub fn create(
         dir: &Path,
         name: &str,
@@ -311,11 +311,11 @@ impl Authority {
     }
 
     /// Returns the configuration of a server that answers for `host` for a week, with a certificate that is not in
-    /// the ledger: for a proxy that has to.
+    /// the ledger: for a proxy that impersonates `host`.
     ///
     /// # Errors
     /// [`CaError`].
-    pub fn stand_in(&self, host: &str, now: Timestamp) -> Result<ServerConfig, CaError> {
+    pub fn impersonate(&self, host: &str, now: Timestamp) -> Result<ServerConfig, CaError> {
         self.check_host(host)?;
         let key = KeyPair::generate()?;
         let entry = Entry {
@@ -383,7 +383,7 @@ impl Authority {
     /// Revokes all certificates of a name. Their key is not used again.
     ///
     /// # Errors
-    /// [`CaError::Unknown`], or the system's reason.
+    /// [`CaError::Unknown`], or an I/O error.
     pub fn revoke(&mut self, name: &str, now: Timestamp) -> Result<Entry, CaError> {
         let place = self.find(name)?;
         let all = self.ledger.certificates.iter_mut();

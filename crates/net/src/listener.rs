@@ -34,11 +34,11 @@ use tracing::{Instrument as _, debug, debug_span, error, warn};
 use url::Url;
 
 pub use self::file::{FilePart, FileStamp};
-pub use self::upgraded::{Becomes, Peer, Upgraded};
-pub use self::visit::{Held, vouch};
+pub use self::upgraded::{Peer, UpgradeReceiver, Upgraded};
+pub use self::visit::{Held, mark_authenticated};
 use self::{
     connection::Connection,
-    places::{Conduct, Entry, Id, Places},
+    places::{ConnectionActivity, Entry, Id, Places},
 };
 use crate::{
     back_off::Complaints,
@@ -68,7 +68,7 @@ pub struct Limits {
     /// Number of connections at the same time from one address, or from one /64 of IPv6.
     pub connections_per_peer: usize,
     /// Number of unauthenticated connections at the same time.
-    pub strangers: usize,
+    pub unauthenticated: usize,
     /// Bytes of unfinished messages on one connection: of small ones, of up to 64 KiB, and of others.
     pub message_bytes: [usize; 2],
     /// Longest time that a client may take to send the headers of a request.
@@ -85,7 +85,7 @@ impl Limits {
         Self {
             connections: 1024,
             connections_per_peer: 256,
-            strangers: 1024,
+            unauthenticated: 1024,
             message_bytes: [1 << 20, 64 << 20],
             header_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(60),
@@ -171,12 +171,12 @@ pub struct Listener {
     tls: Option<Arc<Certified>>,
     limits: Limits,
     proxies: Arc<[Network]>,
-    door: Arc<Door>,
+    counters: Arc<ConnectionCounters>,
 }
 
 /// Counters of a listener's connections.
 #[derive(Debug, Default)]
-pub struct Door {
+pub struct ConnectionCounters {
     /// Number of open connections.
     pub open: AtomicUsize,
     /// Number of connections that found no place and were closed.
@@ -222,13 +222,13 @@ impl Listener {
             tls,
             limits,
             proxies: Arc::default(),
-            door: Arc::default(),
+            counters: Arc::default(),
         })
     }
 
     /// Returns the counters of connections, which are updated while it serves.
-    pub fn door(&self) -> Arc<Door> {
-        self.door.clone()
+    pub fn counters(&self) -> Arc<ConnectionCounters> {
+        self.counters.clone()
     }
 
     /// Returns the expiry of the certificate, including that of one which replaces it later.
@@ -287,7 +287,7 @@ impl Listener {
                     if let Ok(id) = ended {
                         places.leave(id);
                         ends.remove(&id);
-                        self.door.open.store(places.count_all(), Ordering::Relaxed);
+                        self.counters.open.store(places.count_all(), Ordering::Relaxed);
                     }
                     continue;
                 }
@@ -304,12 +304,13 @@ impl Listener {
             };
             let is_proxy = self.proxies.iter().any(|proxy| proxy.contains(peer.ip()));
             // A proxy's requests name their clients, and the proxy limits its own connections.
-            let conduct = Conduct::new(is_proxy, tokio::time::Instant::now().into_std());
+            let activity =
+                ConnectionActivity::new(is_proxy, tokio::time::Instant::now().into_std());
             let sender = network::sender(peer.ip());
-            let (id, ended) = match places.enter(sender, conduct.clone(), is_proxy) {
+            let (id, ended) = match places.enter(sender, activity.clone(), is_proxy) {
                 Entry::In { id, ended } => (id, ended),
                 Entry::Full(limit) => {
-                    self.door.refused.fetch_add(1, Ordering::Relaxed);
+                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
                     if let Some(times) = complaints.should_say(limit.text()) {
                         let (address, connections) = (sender, places.limit(limit));
                         warn!(%address, connections, times, "refusing connections: {}", limit.text());
@@ -317,9 +318,11 @@ impl Listener {
                     continue;
                 }
             };
-            self.door.open.store(places.count_all(), Ordering::Relaxed);
+            self.counters
+                .open
+                .store(places.count_all(), Ordering::Relaxed);
             for id in ended {
-                self.door.displaced.fetch_add(1, Ordering::Relaxed);
+                self.counters.displaced.fetch_add(1, Ordering::Relaxed);
                 // The connection ends by itself; until then its place is taken twice for a moment.
                 ends.remove(&id).into_iter().for_each(|end| end.cancel());
             }
@@ -332,7 +335,7 @@ impl Listener {
                 stop: stop.clone(),
                 peer: peer.ip(),
                 proxies: self.proxies.clone(),
-                conduct,
+                activity,
             };
             let run = async move {
                 let running = AssertUnwindSafe(connection.run(stream, end));

@@ -68,7 +68,7 @@ impl Proxies {
     }
 
     /// Returns whether connections to `url` are direct, whatever proxies there are.
-    pub fn spares(&self, url: &Url) -> bool {
+    pub fn bypasses(&self, url: &Url) -> bool {
         let none = self.none.as_deref().unwrap_or_default();
         is_loopback(url) || is_exempt(none, url)
     }
@@ -83,7 +83,7 @@ impl Proxies {
         url: &Url,
     ) -> Result<reqwest::ClientBuilder, ProxyError> {
         // Redirects stay on the same host, so that the decision for the first URL applies to all.
-        match self.spares(url) {
+        match self.bypasses(url) {
             true => Ok(builder.no_proxy()),
             false => self.apply_always(builder),
         }

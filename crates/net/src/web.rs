@@ -99,7 +99,7 @@ impl Web {
     ) -> Result<Response, WebError> {
         let mut place = url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let client = match self.proxies.spares(&place) {
+            let client = match self.proxies.bypasses(&place) {
                 true => &self.direct,
                 false => &self.proxied,
             };

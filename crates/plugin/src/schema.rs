@@ -55,7 +55,9 @@ impl Schema {
     /// Adds the `id` that every resource and data source has.
     pub(super) fn with_id(mut self) -> Self {
         if !self.fields.iter().any(|field| field.name == "id") {
-            let id = optional("id", Shape::String, "").computed_too().updatable();
+            let id = optional("id", Shape::String, "")
+                .optional_computed()
+                .updatable();
             self.fields.push(id);
         }
         self

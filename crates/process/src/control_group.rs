@@ -114,7 +114,7 @@ impl Hierarchy {
     /// Creates a group with limits. `name` is unique among jobs of this machine.
     ///
     /// # Errors
-    /// The system's reason.
+    /// An I/O error.
     pub fn create(&self, name: &str, limits: &Limits) -> io::Result<ControlGroup> {
         self.remove_empty();
         let group = self.group(name);
@@ -359,7 +359,7 @@ impl ControlGroup {
     /// Kills every process in the group, and removes it when they are gone.
     ///
     /// # Errors
-    /// The system's reason at the last try.
+    /// The I/O error of the last attempt.
     pub async fn end(&self) -> io::Result<()> {
         for _ in 1..REMOVAL.0 {
             self.kill();

@@ -82,10 +82,10 @@ pub struct Limits {
     pub pipe_grace: Duration,
     /// Bytes of a line that are kept; the rest of a longer line is only counted.
     pub line_bytes: usize,
-    /// Bytes of a line that is kept for its content, such as a state. See [`Limits::is_precious`].
+    /// Bytes of a line that is kept for its content, such as a state. See [`Limits::must_keep_whole`].
     pub precious_bytes: usize,
     /// Decides by its beginning whether a line is kept up to [`Limits::precious_bytes`].
-    pub is_precious: fn(&[u8]) -> bool,
+    pub must_keep_whole: fn(&[u8]) -> bool,
 }
 
 /// Pipe that a line came from.

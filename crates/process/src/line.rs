@@ -44,7 +44,7 @@ pub struct LineBuffer {
     limits: Limits,
     bytes: Vec<u8>,
     cut: usize,
-    is_precious: bool,
+    must_keep_whole: bool,
     is_continued: bool,
 }
 
@@ -55,7 +55,7 @@ impl LineBuffer {
             limits: *limits,
             bytes: Vec::new(),
             cut: 0,
-            is_precious: false,
+            must_keep_whole: false,
             is_continued: false,
         }
     }
@@ -79,7 +79,7 @@ impl LineBuffer {
 
     fn extend(&mut self, mut bytes: &[u8], on_line: &mut impl FnMut(Line)) {
         loop {
-            let limit = match self.is_precious {
+            let limit = match self.must_keep_whole {
                 true => self.limits.precious_bytes,
                 false => self.limits.line_bytes.max(1),
             };
@@ -89,12 +89,12 @@ impl LineBuffer {
             if bytes.is_empty() {
                 return;
             }
-            if self.is_precious {
+            if self.must_keep_whole {
                 self.cut += bytes.len();
                 return;
             }
-            self.is_precious = !self.is_continued && (self.limits.is_precious)(&self.bytes);
-            if !self.is_precious {
+            self.must_keep_whole = !self.is_continued && (self.limits.must_keep_whole)(&self.bytes);
+            if !self.must_keep_whole {
                 on_line(self.take(false));
             }
         }
@@ -111,7 +111,7 @@ impl LineBuffer {
         } else {
             self.bytes = bytes.split_off(bytes.len() - begun_char(&bytes));
         }
-        self.is_precious = false;
+        self.must_keep_whole = false;
         Line {
             bytes,
             cut: std::mem::take(&mut self.cut),
@@ -148,7 +148,7 @@ mod tests {
         pipe_grace: Duration::ZERO,
         line_bytes: 8,
         precious_bytes: 20,
-        is_precious: |start| start.starts_with(b"keep"),
+        must_keep_whole: |start| start.starts_with(b"keep"),
     };
 
     fn lines(pieces: &[&str]) -> Vec<(String, usize)> {

@@ -18,7 +18,7 @@ const LIMITS: Limits = Limits {
     pipe_grace: NEVER,
     line_bytes: 1024,
     precious_bytes: 1024,
-    is_precious: |_| false,
+    must_keep_whole: |_| false,
 };
 
 /// A directory with a pipe `alive`, which living processes of a script hold open.

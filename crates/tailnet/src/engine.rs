@@ -455,7 +455,7 @@ impl Engine {
         let mut made = std::mem::take(&mut self.scratch);
         for out in made.drain(..) {
             match out {
-                Out::Network(packet) => self.put_on_its_way(id, packet.into(), now),
+                Out::Network(packet) => self.send_encrypted(id, packet.into(), now),
                 Out::Inner(packet) => {
                     let Some((source, target)) = tsmp::ends(&packet) else {
                         continue;

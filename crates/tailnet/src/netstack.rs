@@ -30,7 +30,7 @@ use tokio::sync::{Notify, mpsc};
 
 pub use self::stream::{Listener, Stream};
 use self::{
-    peer::{Door, Peer, endpoint},
+    peer::{AcceptSender, Peer, endpoint},
     stream::is_begun,
     wire::{Segment, Wire},
 };
@@ -91,7 +91,7 @@ struct Inner {
     peers: BTreeMap<Ipv6Addr, Peer>,
     /// Peer before the one whose turn it is to send first.
     last_turn: Ipv6Addr,
-    listeners: HashMap<u16, Door>,
+    listeners: HashMap<u16, AcceptSender>,
     limits: Limits,
     next_port: u16,
     next_look: Instant,

@@ -25,7 +25,7 @@ pub use self::{
     modules::{ModulesError, unpack_modules},
     place::Place,
     planned::{Archives, LargeState, Planned, Problem, fetch_modules, plan},
-    rules::{Daemon, Example, Lack, Lacking, Options, RULES, Rule, Spot, rule},
+    rules::{Daemon, Example, MissingItem, MissingKind, Options, RULES, Rule, Spot, rule},
     source::{Fetched, SourceError, Sources},
     values::Assumption,
 };

@@ -1,4 +1,4 @@
-//! The model of a template's picture: what it makes, what runs where, what outlives a stop, what it asks.
+//! Model for drawing a template: resources, agents, persistence and parameters.
 
 mod order;
 mod outlined;
@@ -22,7 +22,7 @@ pub struct Picture {
     pub agents: Vec<Agent>,
     /// Parameters in the template's order.
     pub parameters: Vec<Parameter>,
-    /// Named sets of answers, in the template's order.
+    /// Presets, in the template's order.
     pub presets: Vec<Preset>,
     /// External services whose tokens it needs, sorted by id.
     pub external_auth: Vec<job::ExternalAuthRequirement>,
@@ -119,17 +119,17 @@ pub struct Parameter {
     pub(crate) form_type: FormType,
     /// `true` if there is no default.
     pub required: bool,
-    /// The answer if none is given.
+    /// Default value; empty if there is none.
     pub default_value: String,
     /// `true` if the value may change after the first build.
     pub mutable: bool,
     /// `true` if the value counts for one build only.
     pub ephemeral: bool,
-    /// The answers that are allowed; empty for any.
+    /// Allowed values; empty for any.
     pub options: Vec<String>,
 }
 
-/// A named set of answers.
+/// Preset of a template: a named set of parameter values.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Preset {
     /// Unique in the template.

@@ -34,7 +34,7 @@ pub use self::{
     mocks::give_values,
     parse::{MAX_BYTES, parse},
     place::{Place, Problem},
-    play::{Engines, Outcome, Played, PlayedRun, Refusal, Settings, Stage, play},
+    play::{Engines, Outcome, Played, PlayedRun, PreparedEngine, Refusal, Settings, play},
     references::Reference,
 };
 
@@ -187,7 +187,7 @@ pub struct Ssh {
 /// The scenario files of a template, sorted, relative to `dir`.
 ///
 /// # Errors
-/// The system's reason, or that there are too many.
+/// An I/O error, or that there are too many.
 pub fn files(dir: &Path) -> io::Result<Vec<String>> {
     let mut found = names(dir, Path::new(""))?;
     if TemplateFiles::is_dir(dir, Path::new(TESTS)) {
@@ -215,7 +215,7 @@ fn names(dir: &Path, below: &Path) -> io::Result<Vec<String>> {
 /// Reads one scenario file of a template.
 ///
 /// # Errors
-/// All mistakes in it, or the system's reason as one of them.
+/// All mistakes in it, or an I/O error as one of them.
 pub fn read(dir: &Path, file: &str) -> Result<Scenario, Vec<Problem>> {
     let failed = |reason: String| {
         let place = Place {

@@ -79,7 +79,7 @@ pub enum BinaryError {
     #[error("engine does not run")]
     Run(#[from] ProcessError),
     /// The engine did not print its version.
-    #[error("`{} version -json` gave no version: {answer}", .path.display())]
+    #[error("`{} version -json` did not report a version: {answer}", .path.display())]
     NoVersion {
         /// Path of the file.
         path: PathBuf,

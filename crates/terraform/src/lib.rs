@@ -201,7 +201,7 @@ pub trait ProviderPresenter: Send + Sync {
 
     /// Returns repositories that git requested from the replacements in `presented.repositories` by mistake,
     /// according to the output of a failed init.
-    fn astray(&self, output: &str, presented: &Presented) -> BTreeSet<String> {
+    fn misdirected_repositories(&self, output: &str, presented: &Presented) -> BTreeSet<String> {
         let _ = (output, presented);
         BTreeSet::new()
     }
@@ -359,6 +359,6 @@ fn limits(exit_timeout: Duration) -> Limits {
         pipe_grace: Duration::from_secs(5),
         line_bytes: 1 << 20,
         precious_bytes: state_file::MAX_BYTES + (1 << 20),
-        is_precious: log_stream::is_precious,
+        must_keep_whole: log_stream::must_keep_whole,
     }
 }

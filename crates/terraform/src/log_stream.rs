@@ -60,7 +60,7 @@ pub struct Timed {
 }
 
 /// Returns whether a line must be kept whole, judging by its beginning.
-pub fn is_precious(start: &[u8]) -> bool {
+pub fn must_keep_whole(start: &[u8]) -> bool {
     // The message is near the beginning of its line, and a line may be as long as a state.
     let start = &start[..start.len().min(1024)];
     start
@@ -175,7 +175,7 @@ fn read_stdout(text: String, note: &str) -> ParsedLine {
 /// Returns a line unchanged if it is not an event; but hides a state that could not be parsed, because it contains
 /// secrets.
 fn unread(level: LogLevel, mut text: String, note: &str) -> LogEntry {
-    if is_precious(text.as_bytes()) {
+    if must_keep_whole(text.as_bytes()) {
         let said = format!("{EMERGENCY_DUMP} that cannot be parsed and is not shown{note}");
         return plain(LogLevel::Error, said);
     }
@@ -328,7 +328,7 @@ mod tests {
             [entry(LogLevel::Error, "Emergency state dump")]
         );
         assert_eq!(said.state.unwrap(), br#"{"version":4,"serial":12}"#);
-        assert!(is_precious(line.as_bytes()) && !is_precious(b"{}"));
+        assert!(must_keep_whole(line.as_bytes()) && !must_keep_whole(b"{}"));
     }
 
     #[test]

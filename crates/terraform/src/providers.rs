@@ -379,11 +379,11 @@ impl ProviderPresenter for Presenter {
         self.mode == Mode::Auto && unavailable::is_unavailable(output)
     }
 
-    fn astray(&self, output: &str, presented: &Presented) -> BTreeSet<String> {
+    fn misdirected_repositories(&self, output: &str, presented: &Presented) -> BTreeSet<String> {
         // Registries must not be asked for them then.
         match self.sealed {
             true => BTreeSet::new(),
-            false => repositories::astray(output, &presented.repositories),
+            false => repositories::misdirected_repositories(output, &presented.repositories),
         }
     }
 

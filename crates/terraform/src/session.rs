@@ -40,7 +40,7 @@ use outpost_provision::{
 use tracing::warn;
 
 pub(super) use self::files::Files;
-use self::run::{Ran, Runner};
+use self::run::{Runner, StepOutput};
 use super::{
     EngineConfig, Environment, FailedInit, Isolation, Presented,
     binary::{self, Binary},
@@ -847,7 +847,7 @@ impl Session {
         log: &Arc<dyn LogSink>,
         stop: &Stop,
         timings: &mut Timings,
-    ) -> Result<Ran, StepFailure> {
+    ) -> Result<StepOutput, StepFailure> {
         let mut args = vec![
             "apply",
             "-no-color",

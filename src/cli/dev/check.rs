@@ -201,7 +201,7 @@ impl Run {
     async fn run_command(&self, agent: &str) -> anyhow::Result<(Vec<u8>, u32)> {
         let named = format!("{}.{agent}", self.workspace);
         let (agent, mut conn) = ssh::dial_agent(&self.server, &named).await?;
-        ssh::arrive(&mut conn, &agent, AGENT_LIMIT).await?;
+        ssh::wait_for_agent(&mut conn, &agent, AGENT_LIMIT).await?;
         let stream = conn.connect(SSH_PORT).await;
         let stream = stream
             .with_context(|| format!("agent `{}` does not accept SSH connections", agent.name))?;

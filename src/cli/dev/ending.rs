@@ -17,47 +17,47 @@ use crate::{
 
 /// Choice of the options for the workspace's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AtTheEnd {
+pub(super) enum OnExit {
     /// Leaves it running, for `--keep`.
     Leave,
     /// Given with a data directory.
     Stop,
     /// Default without a data directory.
-    DeleteUnlessToldOtherwise,
+    PromptOrDelete,
     /// `--check`: deletes what this run created, and touches nothing else.
     DeleteIfNew,
     /// Deletes it, for `--delete`.
     Delete,
 }
 
-/// Fate of a workspace that exists when a run ends.
+/// What is done to a workspace that exists when a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum ExitAction {
     Stays,
     IsStopped,
-    IsStoppedAndAskedFor,
+    StopThenPrompt,
     IsDeleted,
 }
 
-impl Fate {
-    /// Decides the fate. `is_new`: this run created the workspace. `is_attended`: somebody can answer.
-    fn new(at_the_end: AtTheEnd, is_new: bool, is_attended: bool) -> Self {
-        match (at_the_end, is_new, is_attended) {
-            (AtTheEnd::Leave, _, _) | (AtTheEnd::DeleteIfNew, false, _) => Self::Stays,
-            (AtTheEnd::Delete, _, _) | (AtTheEnd::DeleteIfNew, true, _) => Self::IsDeleted,
-            (_, false, _) | (AtTheEnd::Stop, true, false) => Self::IsStopped,
-            (_, true, true) => Self::IsStoppedAndAskedFor,
-            (AtTheEnd::DeleteUnlessToldOtherwise, true, false) => Self::IsDeleted,
+impl ExitAction {
+    /// Decides the action. `is_new`: this run created the workspace. `is_attended`: somebody can answer.
+    fn new(on_exit: OnExit, is_new: bool, is_attended: bool) -> Self {
+        match (on_exit, is_new, is_attended) {
+            (OnExit::Leave, _, _) | (OnExit::DeleteIfNew, false, _) => Self::Stays,
+            (OnExit::Delete, _, _) | (OnExit::DeleteIfNew, true, _) => Self::IsDeleted,
+            (_, false, _) | (OnExit::Stop, true, false) => Self::IsStopped,
+            (_, true, true) => Self::StopThenPrompt,
+            (OnExit::PromptOrDelete, true, false) => Self::IsDeleted,
         }
     }
 }
 
-/// Presence of a person at the terminal. It ends with SIGTERM or SIGHUP.
-pub(super) struct Desk {
+/// Whether a user is at the terminal, until SIGTERM or SIGHUP.
+pub(super) struct TerminalUser {
     left: CancellationToken,
 }
 
-impl Desk {
+impl TerminalUser {
     /// Listens for those signals until `stop`'s end.
     ///
     /// # Errors
@@ -99,13 +99,13 @@ async fn watch(mut signal: Signal, left: CancellationToken, stop: Stop) {
 }
 
 impl Run {
-    /// Decides the fate of the workspace, and carries it out. The signal that led here asked for just this, so only a
+    /// Decides what happens to the workspace, and does it. The signal that led here asked for just this, so only a
     /// second Ctrl-C interrupts it: then everything stays as it is, and is named.
     pub(super) async fn end(
         &mut self,
-        at_the_end: AtTheEnd,
+        on_exit: OnExit,
         stack: &mut Stack,
-        desk: &Desk,
+        user: &TerminalUser,
         stop: &Stop,
     ) -> anyhow::Result<()> {
         let status = self.status().await;
@@ -115,12 +115,12 @@ impl Run {
             }
             return status.map(|_| ());
         };
-        let fate = Fate::new(at_the_end, self.is_new, desk.is_attended());
-        let ended = match fate {
-            Fate::Stays => Ok(End::Kept),
-            Fate::IsStopped => self.stop_workspace(&status, stop).await,
-            Fate::IsDeleted => self.delete_workspace(&status, stop).await,
-            Fate::IsStoppedAndAskedFor => self.stop_and_ask(at_the_end, &status, desk, stop).await,
+        let action = ExitAction::new(on_exit, self.is_new, user.is_attended());
+        let ended = match action {
+            ExitAction::Stays => Ok(End::Kept),
+            ExitAction::IsStopped => self.stop_workspace(&status, stop).await,
+            ExitAction::IsDeleted => self.delete_workspace(&status, stop).await,
+            ExitAction::StopThenPrompt => self.stop_and_ask(on_exit, &status, user, stop).await,
         };
         if !matches!(ended, Ok(End::Deleted)) {
             stack.keep(&self.again);
@@ -130,9 +130,9 @@ impl Run {
 
     async fn stop_and_ask(
         &mut self,
-        at_the_end: AtTheEnd,
+        on_exit: OnExit,
         status: &str,
-        desk: &Desk,
+        user: &TerminalUser,
         stop: &Stop,
     ) -> anyhow::Result<End> {
         let stopped = self.stop_workspace(status, stop).await;
@@ -142,8 +142,8 @@ impl Run {
         if let Err(error) = &stopped {
             output::note(&format!("warning: failed to stop the workspace: {error:#}"));
         }
-        let answer = desk.wants_to_delete(&self.workspace, stop).await;
-        match answer.unwrap_or(at_the_end == AtTheEnd::DeleteUnlessToldOtherwise) {
+        let answer = user.wants_to_delete(&self.workspace, stop).await;
+        match answer.unwrap_or(on_exit == OnExit::PromptOrDelete) {
             true => self.destroy(stop).await,
             false => stopped,
         }
@@ -190,34 +190,40 @@ mod tests {
 
     #[test]
     fn nothing_of_an_earlier_run_is_deleted_unless_the_command_says_so() {
-        for at_the_end in [
-            AtTheEnd::Leave,
-            AtTheEnd::Stop,
-            AtTheEnd::DeleteUnlessToldOtherwise,
-            AtTheEnd::DeleteIfNew,
+        for on_exit in [
+            OnExit::Leave,
+            OnExit::Stop,
+            OnExit::PromptOrDelete,
+            OnExit::DeleteIfNew,
         ] {
             for is_attended in [true, false] {
-                let fate = Fate::new(at_the_end, false, is_attended);
+                let action = ExitAction::new(on_exit, false, is_attended);
 
                 assert!(
-                    matches!(fate, Fate::Stays | Fate::IsStopped),
-                    "{at_the_end:?} {is_attended}: {fate:?}"
+                    matches!(action, ExitAction::Stays | ExitAction::IsStopped),
+                    "{on_exit:?} {is_attended}: {action:?}"
                 );
             }
         }
-        assert_eq!(Fate::new(AtTheEnd::Delete, false, false), Fate::IsDeleted);
+        assert_eq!(
+            ExitAction::new(OnExit::Delete, false, false),
+            ExitAction::IsDeleted
+        );
     }
 
     #[test]
     fn without_a_person_a_data_directory_keeps_and_a_temporary_one_is_cleaned_up() {
-        assert_eq!(Fate::new(AtTheEnd::Stop, true, false), Fate::IsStopped);
         assert_eq!(
-            Fate::new(AtTheEnd::DeleteUnlessToldOtherwise, true, false),
-            Fate::IsDeleted
+            ExitAction::new(OnExit::Stop, true, false),
+            ExitAction::IsStopped
         );
         assert_eq!(
-            Fate::new(AtTheEnd::Stop, true, true),
-            Fate::IsStoppedAndAskedFor
+            ExitAction::new(OnExit::PromptOrDelete, true, false),
+            ExitAction::IsDeleted
+        );
+        assert_eq!(
+            ExitAction::new(OnExit::Stop, true, true),
+            ExitAction::StopThenPrompt
         );
     }
 }

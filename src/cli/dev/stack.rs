@@ -143,7 +143,7 @@ impl Stack {
     }
 
     /// Client of the server for connections to agents.
-    pub(super) fn as_seen_from_outside(&self) -> anyhow::Result<connect::Server> {
+    pub(super) fn external_server(&self) -> anyhow::Result<connect::Server> {
         let http = http::Client::new(http::Config::new(self.server.url().clone()))?;
         Ok(connect::Server::new(
             http,

@@ -122,7 +122,7 @@ fn proxy(url: &Url, proxies: &Proxies) -> Finding {
     let Some(address) = address else {
         return Finding::ok(CHECK, "none");
     };
-    if proxies.spares(url) {
+    if proxies.bypasses(url) {
         return Finding::ok(
             CHECK,
             format!("no proxy for this address, as set by {name} and NO_PROXY"),

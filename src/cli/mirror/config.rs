@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::{
     cli::{
-        exit::{Unwell, UsageError},
+        exit::{ChecksFailed, UsageError},
         output::{self, Output, Row},
         remote::{secret_file, trust},
     },
@@ -170,6 +170,6 @@ fn check(path: PathBuf, output: Output) -> anyhow::Result<()> {
     output.list(&found)?;
     match found.len() {
         0 => Ok(()),
-        count => Err(Unwell(count).into()),
+        count => Err(ChecksFailed(count).into()),
     }
 }

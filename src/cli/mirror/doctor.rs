@@ -10,7 +10,7 @@ use url::Url;
 use super::{
     super::{
         engine::host_environment,
-        exit::{Unwell, UsageError},
+        exit::{ChecksFailed, UsageError},
         output::{Output, Row, note},
         remote::{Authorities, Revoked, secret_file, trust},
     },
@@ -167,7 +167,7 @@ impl Doctor {
             None => self.stored(&stop).await?,
         };
         output.list(&rows)?;
-        unwell(rows.iter().map(|row| &row.item))
+        fail_if_missing(rows.iter().map(|row| &row.item))
     }
 
     /// Examines the templates against a mirror in a directory.
@@ -241,10 +241,10 @@ impl Doctor {
 }
 
 /// Fails with the number of items that a build would lack.
-pub(super) fn unwell<'a>(items: impl Iterator<Item = &'a Item>) -> anyhow::Result<()> {
+pub(super) fn fail_if_missing<'a>(items: impl Iterator<Item = &'a Item>) -> anyhow::Result<()> {
     match items.filter(|item| !item.verdict.is_good()).count() {
         0 => Ok(()),
-        count => Err(Unwell(count).into()),
+        count => Err(ChecksFailed(count).into()),
     }
 }
 

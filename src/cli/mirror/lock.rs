@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::{
     super::{
-        exit::Unwell,
+        exit::ChecksFailed,
         output::{Output, Row},
     },
-    doctor::{ItemRow, View, unwell},
+    doctor::{ItemRow, View, fail_if_missing},
 };
 use crate::{
     language::lock::FILE_NAME,
@@ -81,12 +81,12 @@ impl Lock {
         }
         if !wrong.is_empty() {
             output.list(&wrong)?;
-            return unwell(wrong.iter().map(|row| &row.item));
+            return fail_if_missing(wrong.iter().map(|row| &row.item));
         }
         output.list(&rows)?;
         let changed = rows.iter().filter(|row| row.changed).count();
         match (self.check, changed) {
-            (true, 1..) => Err(Unwell(changed).into()),
+            (true, 1..) => Err(ChecksFailed(changed).into()),
             _ => Ok(()),
         }
     }

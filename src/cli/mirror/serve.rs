@@ -68,9 +68,9 @@ pub(in crate::cli) struct Serve {
     pull_through: Option<PathBuf>,
     /// Keep at most this much of what was fetched that way, such as 50G; the least recently used is evicted
     ///
-    /// What `outpost mirror sync` or `import` added does not count and stays, as does what mirror.toml names with its
-    /// version, what a client is currently downloading, or what jobs on this machine have unpacked. Checksums and keys of
-    /// evicted packages stay trusted. Leave disk space for one more package.
+    /// Never evicted, and not counted: packages that `outpost mirror sync` or `import` added, versions that mirror.toml
+    /// names, packages that a client is downloading, and packages that jobs on this machine have unpacked. Checksums and
+    /// keys of evicted packages stay trusted. Leave disk space for one more package.
     #[arg(
         long,
         value_name = "SIZE",
@@ -119,7 +119,7 @@ fn limits(connections: NonZeroUsize, of_one_address: NonZeroUsize) -> Limits {
     Limits {
         connections,
         connections_per_peer: of_one_address.get().min(connections),
-        strangers: connections,
+        unauthenticated: connections,
         ..Limits::standard()
     }
 }

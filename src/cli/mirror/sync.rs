@@ -16,7 +16,7 @@ use self::{
 };
 use super::{
     super::{
-        exit::{Distrusted, Incomplete, UsageError},
+        exit::{Incomplete, UntrustedItems, UsageError},
         output::{self, Output, facts},
         remote::{Authorities, Revoked, trust},
     },
@@ -298,7 +298,7 @@ impl Sync {
         let failures = report.failures.iter().map(|failure| FailureRow {
             what: failure.what.clone(),
             why: failure.reason(),
-            untrusted: failure.is_distrust(),
+            untrusted: failure.is_untrusted(),
             remedy: failure.hint(),
         });
         let summary = Summary {
@@ -376,12 +376,12 @@ fn verdict(report: &Report) -> anyhow::Result<()> {
     let untrusted = report
         .failures
         .iter()
-        .filter(|failure| failure.is_distrust())
+        .filter(|failure| failure.is_untrusted())
         .count();
     match (untrusted, report.failures.len()) {
         (0, 0) => Ok(()),
         (0, missing) => Err(Incomplete(missing).into()),
-        (untrusted, _) => Err(Distrusted(untrusted).into()),
+        (untrusted, _) => Err(UntrustedItems(untrusted).into()),
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cli::{
-        exit::{Hint as _, Unwell, UsageError},
+        exit::{ChecksFailed, Hint as _, UsageError},
         output::{Output, facts, note},
     },
     mirror::{
@@ -160,8 +160,8 @@ impl Verify {
         }
         match verified.problems.len() {
             0 => Ok(()),
-            count if self.repair => Err(Unwell(count)).hint("run the sync or import again"),
-            count => Err(Unwell(count)).hint("`--repair` moves damaged files aside"),
+            count if self.repair => Err(ChecksFailed(count)).hint("run the sync or import again"),
+            count => Err(ChecksFailed(count)).hint("`--repair` moves damaged files aside"),
         }
     }
 

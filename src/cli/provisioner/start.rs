@@ -22,7 +22,7 @@ use super::{
 use crate::{
     cli::{
         engine::own_dir,
-        exit::{Hint as _, Left, UsageError},
+        exit::{Hint as _, JobsLeftRunning, UsageError},
         isolation::Guarded,
         server::daemon_config,
         values::Csv,
@@ -134,7 +134,7 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     };
     let summary = daemon::run(config, sources, provisioner, stop.clone()).await?;
     match summary.undelivered {
-        left @ 1.. if stop.is_killed() => Err(Left(left).into()),
+        left @ 1.. if stop.is_killed() => Err(JobsLeftRunning(left).into()),
         _ => Ok(()),
     }
 }

@@ -19,7 +19,7 @@ use self::{one::One, reports::ReportTo};
 use crate::{
     cli::{
         engine::EngineArgs,
-        exit::{FoundSomething, Hint as _, Unchecked, UsageError},
+        exit::{FindingsReported, Hint as _, Unchecked, UsageError},
         output::Wanted,
         remote::{EngineTrust, Pair},
     },
@@ -35,8 +35,8 @@ use crate::{
 
 /// Check templates without a server
 ///
-/// Finds what a push, an import or a build would refuse, and what people run into later, each with a place in the
-/// template's own files and a remedy. Nothing of a template runs. `outpost template rules` lists the rules, and a comment
+/// Finds what a push, an import or a build would refuse, and problems that users would hit later. Each finding names its
+/// location in the template's own files, and a fix. Nothing of a template runs. `outpost template rules` lists the rules, and a comment
 /// accepts a finding: `# outpost:ignore RULE reason`. Settings are in `outpost-template.toml`, beside the template or above.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Check {
@@ -46,7 +46,7 @@ pub(in crate::cli) struct Check {
     /// Write a report to a file, too: table, json, sarif, junit, gitlab or github
     #[arg(long = "report", value_name = "FORMAT=FILE")]
     reports: Vec<ReportTo>,
-    /// Least severity that makes the command fail
+    /// Lowest severity that makes the command fail
     #[arg(long, value_name = "SEVERITY", default_value = "error")]
     fail_on: FailOn,
     /// Accept the findings in this file
@@ -61,11 +61,11 @@ pub(in crate::cli) struct Check {
     /// Value of a Terraform variable
     #[arg(long = "variable", alias = "var", value_name = "NAME=VALUE")]
     variables: Vec<Pair>,
-    /// Platform that the lock file must serve, such as linux_arm64
+    /// Platform that the lock file must cover, such as linux_arm64
     #[arg(long = "platform", value_name = "OS_ARCH")]
     platforms: Vec<Platform>,
-    /// Demand on every template: `cost`, a `daily_cost` for each resource with an agent
-    #[arg(long, value_name = "WHAT")]
+    /// Additional requirement: `cost`, a `daily_cost` for each resource with an agent
+    #[arg(long, value_name = "REQUIREMENT")]
     require: Vec<Required>,
     /// File with schemas of providers, as `terraform providers schema -json` prints them
     #[arg(long = "schema", value_name = "FILE")]
@@ -91,7 +91,7 @@ pub(in crate::cli) struct Check {
     trust: EngineTrust,
 }
 
-/// From which severity on the command fails.
+/// Lowest severity that makes the command fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum FailOn {
     Error,
@@ -100,7 +100,7 @@ enum FailOn {
     Never,
 }
 
-/// Demands on every template.
+/// Additional requirements of every template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Required {
     Cost,
@@ -243,7 +243,9 @@ fn verdict(report: &Report, least: Option<Severity>) -> anyhow::Result<()> {
         return Err(Unchecked(String::new()).into());
     }
     match least {
-        Some(least) if report.summary.reaches(least) => Err(FoundSomething(least.as_str()).into()),
+        Some(least) if report.summary.reaches(least) => {
+            Err(FindingsReported(least.as_str()).into())
+        }
         _ => Ok(()),
     }
 }

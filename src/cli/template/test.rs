@@ -35,8 +35,8 @@ use crate::{
 /// Test templates with scenarios
 ///
 /// A scenario is a file `*.coder.hcl` in a template's directory or its `tests` directory. Its runs build one workspace, one
-/// after the other, and state what must be true after each. Nothing of a template runs, and nothing is made outside, unless a
-/// run says `apply = true`; what such runs make is destroyed at the end, also after a failure or Ctrl-C. With `--engine A,B`
+/// after the other, and state what must be true after each. Nothing of a template runs, and no real resources are created,
+/// unless a run says `apply = true`; resources of such runs are destroyed at the end, also after a failure or Ctrl-C. With `--engine A,B`
 /// several engines play the scenarios, and a table shows what differs.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Test {

@@ -132,7 +132,7 @@ impl Scene {
         let server = Server::new(self.client.clone(), token);
         let visit = async {
             let mut conn = server.dial_agent(self.good).await.unwrap();
-            conn.arrive().await.unwrap();
+            conn.wait_until_reachable().await.unwrap();
             let (here, there) = tokio::join!(conn.connect(SSH_PORT), self.listener.accept());
             let (mut here, (mut there, from)): (_, (_, SocketAddrV6)) =
                 (here.unwrap(), there.unwrap());

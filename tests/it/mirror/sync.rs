@@ -321,7 +321,7 @@ async fn what_was_changed_on_the_way_is_not_taken_and_the_rest_is() {
     let report = site.sync().await;
 
     assert_eq!(report.failures.len(), 1);
-    assert!(report.failures[0].is_distrust());
+    assert!(report.failures[0].is_untrusted());
     assert!(
         reasons(&report).contains("demo_1.0.0_linux_amd64.zip"),
         "{}",
@@ -353,7 +353,7 @@ async fn a_wrong_signature_another_key_and_an_expired_one_are_named_with_their_r
         b"rubbish",
     );
     let wrong = site.sync().await;
-    assert!(wrong.failures[0].is_distrust() && wrong.generation.is_none());
+    assert!(wrong.failures[0].is_untrusted() && wrong.generation.is_none());
 
     origin.publish(&publisher, DEMO, "1.1.0", &PLATFORMS, 10);
     assert_eq!(reasons(&site.sync().await), "");
@@ -361,7 +361,7 @@ async fn a_wrong_signature_another_key_and_an_expired_one_are_named_with_their_r
     origin.publish(&other, DEMO, "1.2.0", &PLATFORMS, 10);
     let refused = site.sync().await;
     let text = reasons(&refused);
-    assert!(refused.failures[0].is_distrust(), "{text}");
+    assert!(refused.failures[0].is_untrusted(), "{text}");
     assert!(
         text.contains(&format!(
             "--accept-key registry.example/acme={}",
@@ -423,7 +423,7 @@ async fn what_nobody_published_is_said_with_what_there_is() {
         !report
             .failures
             .iter()
-            .any(outpost::mirror::sync::Failure::is_distrust)
+            .any(outpost::mirror::sync::Failure::is_untrusted)
     );
     assert_eq!(report.files, 2);
 }
@@ -670,7 +670,7 @@ async fn an_engine_that_its_publisher_did_not_sign_is_not_taken() {
 
     let report = site.sync().await;
 
-    assert!(report.failures[0].is_distrust(), "{}", reasons(&report));
+    assert!(report.failures[0].is_untrusted(), "{}", reasons(&report));
     assert!(report.generation.is_none() && downloads(&origin.asked()).is_empty());
 }
 
@@ -783,7 +783,7 @@ async fn a_network_mirror_vouches_for_what_it_has_by_checksums() {
     let other = Site::new(&one, &origin);
     let report = from(&other).run(&Stop::new()).await.unwrap();
     assert!(
-        reasons(&report).contains("none of the checksums") && report.failures[0].is_distrust(),
+        reasons(&report).contains("none of the checksums") && report.failures[0].is_untrusted(),
         "{}",
         reasons(&report)
     );
@@ -794,7 +794,7 @@ async fn a_network_mirror_vouches_for_what_it_has_by_checksums() {
     let strict = Site::new(&pinned, &origin);
     let report = from(&strict).run(&Stop::new()).await.unwrap();
     assert!(
-        reasons(&report).contains("publisher's signature") && report.failures[0].is_distrust(),
+        reasons(&report).contains("publisher's signature") && report.failures[0].is_untrusted(),
         "{}",
         reasons(&report)
     );

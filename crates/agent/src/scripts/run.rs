@@ -34,7 +34,7 @@ const LIMITS: Limits = Limits {
     pipe_grace: Duration::from_secs(10),
     line_bytes: 64 << 10,
     precious_bytes: 0,
-    is_precious: |_| false,
+    must_keep_whole: |_| false,
 };
 /// Exit status of a process that has none.
 const UNKNOWN_STATUS: i32 = 255;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A resource of a workspace, converted from Terraform's plan or state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Resource {
     /// The full instance address. Coder's wire has no field for it, so it is empty after a round trip there.
     pub address: String,
@@ -111,6 +112,7 @@ pub fn classify(start: &[Resource], stop: &[Resource]) -> BTreeMap<String, Persi
 
 /// A fact that user interfaces show with a resource.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ResourceMetadata {
     /// Name of the fact.
     pub key: String,
@@ -124,6 +126,7 @@ pub struct ResourceMetadata {
 
 /// An agent: the program in a computational resource through which people reach the workspace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Agent {
     /// A UUID from the provider; empty at plan time. Servers assign another one.
     pub id: String,
@@ -183,6 +186,7 @@ impl Default for AgentAuth {
 
 /// A value that an agent measures by running a script.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AgentMetadata {
     /// Key of the value, unique in the agent.
     pub key: String,
@@ -200,6 +204,7 @@ pub struct AgentMetadata {
 
 /// Built-in apps that are offered for an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "each is the name of an application")]
 pub struct DisplayApps {
     pub vscode: bool,
@@ -224,6 +229,7 @@ impl Default for DisplayApps {
 
 /// Thresholds that an agent monitors, in percent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ResourcesMonitoring {
     /// Threshold of memory; `None` if it is not monitored.
     pub memory: Option<MemoryMonitor>,
@@ -233,6 +239,7 @@ pub struct ResourcesMonitoring {
 
 /// A threshold of memory in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MemoryMonitor {
     /// `true` if the threshold is monitored.
     pub enabled: bool,
@@ -242,6 +249,7 @@ pub struct MemoryMonitor {
 
 /// A threshold of a volume in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct VolumeMonitor {
     /// Mount point of the volume.
     pub path: String,
@@ -253,6 +261,7 @@ pub struct VolumeMonitor {
 
 /// An application that an agent serves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct App {
     /// A UUID; a new one at plan time.
     pub id: String,
@@ -288,6 +297,7 @@ pub struct App {
 
 /// Check by which an agent finds out whether an app is up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Healthcheck {
     /// URL that the agent requests with GET; a status below 500 is healthy.
     pub url: String,
@@ -325,6 +335,7 @@ pub enum OpenIn {
 
 /// A script that an agent runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Script {
     /// Name that people read.
     pub display_name: String,
@@ -345,10 +356,10 @@ pub struct Script {
     /// Path of the file that receives the output.
     pub log_path: String,
     /// Terraform address of the script; empty if nothing depends on it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub resource_address: String,
     /// Scripts that must have ended before this one starts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<ScriptDependency>,
 }
 
@@ -375,6 +386,7 @@ pub enum ScriptRequirement {
 
 /// A variable in an agent's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Env {
     /// Name of the environment variable.
     pub name: String,
@@ -386,6 +398,7 @@ pub struct Env {
 
 /// A development container that an agent starts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Devcontainer {
     /// A UUID; empty at plan time.
     pub id: String,
@@ -407,6 +420,7 @@ pub struct Devcontainer {
 
 /// A task for an AI agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AiTask {
     /// UUID of the task.
     pub id: String,

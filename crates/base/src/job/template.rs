@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A Terraform input variable of a template.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TemplateVariable {
     /// Name of the variable in the template.
     pub name: String,
@@ -22,6 +23,7 @@ pub struct TemplateVariable {
 
 /// A `coder_parameter`, whose value is chosen by the person who creates a workspace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Parameter {
     /// Name of the parameter, unique in the template.
     pub name: String,
@@ -62,6 +64,7 @@ pub struct Parameter {
 
 /// A value that a parameter may have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ParameterOption {
     /// Name that people read.
     pub name: String,
@@ -94,6 +97,7 @@ pub enum FormType {
 
 /// A named set of parameter values.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Preset {
     /// Name of the preset, unique in the template.
     pub name: String,
@@ -111,6 +115,7 @@ pub struct Preset {
 
 /// Number and lifetime of a preset's prebuilt workspaces.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Prebuild {
     /// Number of prebuilt workspaces.
     pub instances: i32,
@@ -122,6 +127,7 @@ pub struct Prebuild {
 
 /// Other numbers of prebuilt workspaces at certain times.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PrebuildScheduling {
     /// Time zone of the schedules, an IANA name such as `Europe/Berlin`.
     pub timezone: String,
@@ -131,6 +137,7 @@ pub struct PrebuildScheduling {
 
 /// Number of prebuilt workspaces at certain times.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PrebuildSchedule {
     /// Times in five fields; the minute is `*`.
     pub cron: String,
@@ -140,6 +147,7 @@ pub struct PrebuildSchedule {
 
 /// A module that a template calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Module {
     /// Source of the module, as the author wrote it.
     pub source: String,

@@ -8,7 +8,7 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use outpost_base::{job::Agent, secret::Secret};
-use outpost_net::listener::vouch;
+use outpost_net::listener::mark_authenticated;
 use outpost_tailnet::{Coordinator, DerpMap, Relay};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -130,7 +130,7 @@ impl Plane {
             ));
         }
         // No expiry: the connection itself checks whether a newer build has replaced the agent.
-        vouch(None);
+        mark_authenticated(None);
         Ok(agent)
     }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use outpost_base::{job::JobId, secret::Secret};
-use outpost_net::listener::vouch;
+use outpost_net::listener::mark_authenticated;
 use outpost_provision::{JobUpdate, JobUpdated, Quota};
 use tracing::warn;
 
@@ -71,13 +71,13 @@ pub struct Registration {
     pub api_version: String,
     /// Organization that the daemon asks for; `None` for that of its credential.
     pub organization: Option<Organization>,
-    /// State of an earlier process, if the daemon says that it has just started.
-    pub came_back: Option<CameBack>,
+    /// What is left of the previous process, if the daemon says that it has just started.
+    pub restored: Option<RestoredState>,
 }
 
-/// State that a daemon which has just started still has from an earlier process.
+/// What a restarted daemon still has from its previous process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CameBack {
+pub struct RestoredState {
     /// Id of its state directory, which distinguishes it from a daemon of the same name on another machine.
     pub(crate) state_id: String,
     /// Jobs in its journal, whose results it will deliver.
@@ -117,7 +117,7 @@ impl Plane {
             Credential::Key(key) => Some(self.access(Proof::Key(key.id), None)),
             Credential::Shared | Credential::Person(_) => None,
         };
-        vouch(access.as_ref());
+        mark_authenticated(access.as_ref());
         Ok(credential)
     }
 
@@ -181,7 +181,7 @@ impl Plane {
         registration: Registration,
     ) -> Result<Daemon, RequestError> {
         check_registration(&registration)?;
-        let came_back = registration.came_back.clone();
+        let restored = registration.restored.clone();
         let Admission {
             organization_id,
             holder,
@@ -199,7 +199,7 @@ impl Plane {
             api_version: registration.api_version,
             created_at: now,
             last_seen_at: now,
-            state_id: came_back
+            state_id: restored
                 .as_ref()
                 .map(|it| it.state_id.clone())
                 .unwrap_or_default(),
@@ -213,8 +213,8 @@ impl Plane {
                 self.presence.hear(daemon.id, self.uptime());
                 self.audit(&actor, "daemon.login", &daemon.name, with)
                     .await?;
-                if let Some(came_back) = came_back {
-                    self.end_forgotten(&daemon, &came_back).await?;
+                if let Some(restored) = restored {
+                    self.end_forgotten(&daemon, &restored).await?;
                 }
                 Ok(daemon)
             }
@@ -241,11 +241,11 @@ impl Plane {
     pub(crate) async fn end_forgotten(
         &self,
         daemon: &Daemon,
-        came_back: &CameBack,
+        restored: &RestoredState,
     ) -> Result<(), RequestError> {
-        let state_id = &came_back.state_id;
+        let state_id = &restored.state_id;
         for job in self.store.jobs_of_state(daemon.id, state_id).await? {
-            if came_back.held.contains(&job) {
+            if restored.held.contains(&job) {
                 continue;
             }
             warn!(job_id = %job, daemon = daemon.name, "ended a job whose daemon was restarted");

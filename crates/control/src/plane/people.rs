@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use outpost_base::secret::Secret;
-use outpost_net::listener::vouch;
+use outpost_net::listener::mark_authenticated;
 
 use super::{
     Caller, Plane, RequestError, access::Proof, begins, check_name, check_text, is_called,
@@ -142,7 +142,7 @@ impl Plane {
                 return Err(UNKNOWN);
             }
         }
-        vouch(Some(&access));
+        mark_authenticated(Some(&access));
         Ok(Caller { user, access })
     }
 

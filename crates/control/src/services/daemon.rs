@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     model::Daemon,
-    plane::{CameBack, Credential, Plane, Registration},
+    plane::{Credential, Plane, Registration, RestoredState},
 };
 
 /// Service for provisioner daemons.
@@ -48,9 +48,9 @@ impl DaemonService for Daemons {
     ) -> Result<Response<RegisterResponse>, Status> {
         let credential = known::<Credential>(request.extensions())?;
         let request = request.into_inner();
-        let came_back = came_back(&request)?;
+        let restored = restored(&request)?;
         let registration = Registration {
-            came_back,
+            restored,
             name: request.name,
             tags: request.tags,
             provisioners: request.provisioners,
@@ -143,13 +143,13 @@ impl DaemonService for Daemons {
     }
 }
 
-fn came_back(request: &RegisterRequest) -> Result<Option<CameBack>, Status> {
+fn restored(request: &RegisterRequest) -> Result<Option<RestoredState>, Status> {
     if request.state_id.is_empty() {
         return Ok(None);
     }
     let held = request.held_jobs.iter().map(|id| id.parse());
     let held: Result<Vec<JobId>, _> = held.collect();
-    Ok(Some(CameBack {
+    Ok(Some(RestoredState {
         state_id: request.state_id.clone(),
         held: held
             .map_err(|_| Status::invalid_argument("held_jobs contains an id that is not a UUID"))?,

@@ -20,7 +20,7 @@ use tonic::{Status, metadata::MetadataMap};
 
 use super::{
     caller,
-    metered::{Meter, Metered, Paid},
+    metered::{MessageReservations, Meter, Metered},
     responses::ResponseLimit,
 };
 use crate::{
@@ -229,7 +229,9 @@ impl Gate {
                 limit: SMALLEST,
                 accounts: accounts.into_iter().collect(),
             };
-            return Ok(next.run(metered(request, meter, Paid::default())).await);
+            return Ok(next
+                .run(metered(request, meter, MessageReservations::default()))
+                .await);
         };
         drop(lookup);
         let limit = match path.as_str() {
@@ -243,7 +245,7 @@ impl Gate {
         let is_limited = matches!(sender, Sender::Person(_)) && !is_small;
         let place = share.place(is_limited).await?;
         let meter = self.shares.meter(limit, sender, request.extensions());
-        let paid = Paid::default();
+        let paid = MessageReservations::default();
         let response = next.run(metered(request, meter, paid.clone())).await;
         // The messages have been handled, so others may have their memory while the response is sent.
         drop(paid);
@@ -281,7 +283,7 @@ impl Gate {
     }
 }
 
-fn metered(request: Request, meter: Meter, paid: Paid) -> Request {
+fn metered(request: Request, meter: Meter, paid: MessageReservations) -> Request {
     request.map(|body| Body::new(Metered::new(body, meter, paid)))
 }
 

@@ -31,9 +31,9 @@ pub(super) struct Meter {
 /// Reservations for the message that is being read. They outlive the body: the message stays in memory until the call
 /// has been answered.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Paid(Arc<Mutex<Vec<Reserved>>>);
+pub(super) struct MessageReservations(Arc<Mutex<Vec<Reserved>>>);
 
-impl Paid {
+impl MessageReservations {
     fn set(&self, reserved: Vec<Reserved>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reserved;
     }
@@ -60,7 +60,7 @@ type Reserving = Pin<Box<dyn Future<Output = Result<Vec<Reserved>, Overdrawn>> +
 pub(super) struct Metered {
     inner: Body,
     meter: Meter,
-    paid: Paid,
+    paid: MessageReservations,
     /// Part of the next message's header that has arrived.
     head: Vec<u8>,
     /// Missing bytes of the message that is being read.
@@ -70,7 +70,7 @@ pub(super) struct Metered {
 }
 
 impl Metered {
-    pub(super) fn new(inner: Body, meter: Meter, paid: Paid) -> Self {
+    pub(super) fn new(inner: Body, meter: Meter, paid: MessageReservations) -> Self {
         Self {
             inner,
             meter,
@@ -171,10 +171,14 @@ mod tests {
         Arc::new(Account::new(bytes, bytes))
     }
 
-    fn metered(parts: Vec<Vec<u8>>, limit: usize, accounts: &[&Arc<Account>]) -> (Metered, Paid) {
+    fn metered(
+        parts: Vec<Vec<u8>>,
+        limit: usize,
+        accounts: &[&Arc<Account>],
+    ) -> (Metered, MessageReservations) {
         let parts = parts.into_iter().map(Ok::<_, BoxError>);
         let accounts = accounts.iter().map(|account| Arc::clone(account)).collect();
-        let paid = Paid::default();
+        let paid = MessageReservations::default();
         let body = Body::from_stream(stream::iter(parts));
         let meter = Meter { limit, accounts };
         (Metered::new(body, meter, paid.clone()), paid)

@@ -1,4 +1,4 @@
-//! Entry of a running job: it is told what apply does, and a task of its own writes that to the disk.
+//! Entry of a running job: it follows an apply, and a task of its own writes the progress to the disk.
 //!
 //! Callers never wait. News that arrives during a write goes to the disk together with the next one.
 
@@ -131,12 +131,12 @@ impl Record {
         })
     }
 
-    /// Returns the observer that is told what apply does.
+    /// Returns the observer of the apply.
     pub(crate) fn observer(&self) -> Arc<dyn ApplyObserver> {
         self.live.clone()
     }
 
-    /// Returns the newest state that it was told of; `None` if there never was one.
+    /// Returns the newest recorded state; `None` if there never was one.
     pub(crate) fn state(&self) -> Option<Bytes> {
         let state = self.live.entry().state.clone();
         (!state.is_empty()).then_some(state)

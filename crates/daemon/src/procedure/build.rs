@@ -40,7 +40,7 @@ impl Context<'_> {
             timings,
             record: record_slot,
         } = progress;
-        let supersedes = self.take_up_kept(&mut build).await?;
+        let supersedes = self.use_kept_state(&mut build).await?;
         let entry = Entry {
             supersedes,
             ..Entry::new(self.job, self.identity, &build, Timestamp::now())

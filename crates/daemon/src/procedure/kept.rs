@@ -26,7 +26,7 @@ const USUAL: Duration = Duration::from_secs(2);
 impl Context<'_> {
     /// Replaces the server's state by a kept one of the workspace, if that is newer. Returns the jobs whose entries
     /// are useless once the server has the end of this one.
-    pub(super) async fn take_up_kept(
+    pub(super) async fn use_kept_state(
         &self,
         build: &mut WorkspaceBuild,
     ) -> Result<Vec<JobId>, Failure> {

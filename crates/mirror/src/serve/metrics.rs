@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use jiff::Timestamp;
-use outpost_net::listener::{CertificateEnd, Door, Listener};
+use outpost_net::listener::{CertificateEnd, ConnectionCounters, Listener};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
@@ -43,7 +43,7 @@ pub(super) struct Metrics {
 
 /// The listener through which the server is reached.
 struct Watched {
-    door: Arc<Door>,
+    counters: Arc<ConnectionCounters>,
     certificate: CertificateEnd,
 }
 
@@ -53,16 +53,20 @@ struct OfListener(Arc<OnceLock<Watched>>);
 
 impl std::fmt::Debug for Watched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.door.fmt(f)
+        self.counters.fmt(f)
     }
 }
 
 impl Collector for OfListener {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(Watched { door, certificate }) = self.0.get() else {
+        let Some(Watched {
+            counters,
+            certificate,
+        }) = self.0.get()
+        else {
             return Ok(());
         };
-        let open = i64::try_from(door.open.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        let open = i64::try_from(counters.open.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         let mut gauge = |name: &str, help: &str, value: &dyn EncodeMetric| {
             let of_one = encoder.encode_descriptor(name, help, None, value.metric_type())?;
             value.encode(of_one)
@@ -75,12 +79,12 @@ impl Collector for OfListener {
         gauge(
             "refused_connections",
             "Connections that were closed because a limit was reached.",
-            &ConstCounter::new(door.refused.load(Ordering::Relaxed)),
+            &ConstCounter::new(counters.refused.load(Ordering::Relaxed)),
         )?;
         gauge(
             "displaced_connections",
             "Idle connections that were closed to make room for others.",
-            &ConstCounter::new(door.displaced.load(Ordering::Relaxed)),
+            &ConstCounter::new(counters.displaced.load(Ordering::Relaxed)),
         )?;
         if let Some(ends) = certificate.at() {
             let left = ends.duration_since(Timestamp::now()).as_secs_f64() / SECONDS_PER_DAY;
@@ -172,7 +176,7 @@ impl Metrics {
     /// Adds the metrics of this listener; only the first one is used.
     pub(super) fn watch(&self, listener: &Listener) {
         let watched = Watched {
-            door: listener.door(),
+            counters: listener.counters(),
             certificate: listener.certificate_end(),
         };
         let _ = self.listener.set(watched);

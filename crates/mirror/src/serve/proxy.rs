@@ -88,7 +88,7 @@ impl Proxy {
         if let Some((_, config)) = known.get(host).filter(|(made, _)| made.elapsed() < FRESH) {
             return Ok(config.clone());
         }
-        let config = Arc::new(self.0.authority.stand_in(host, Timestamp::now())?);
+        let config = Arc::new(self.0.authority.impersonate(host, Timestamp::now())?);
         known.insert(host.to_owned(), (Instant::now(), config.clone()));
         Ok(config)
     }

@@ -22,7 +22,7 @@ pub(super) type FetchOutcome<T> = (Fetched, Option<T>);
 
 impl Sync {
     /// Downloads a file, unless the store has it. A dry run asks for its length only.
-    pub(super) async fn bring(
+    pub(super) async fn fetch_into_store(
         &self,
         url: &Url,
         digest: Digest,

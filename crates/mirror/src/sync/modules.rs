@@ -76,7 +76,7 @@ struct Opened {
 #[derive(Clone, Copy)]
 enum Need<'a> {
     /// The references that `mirror.toml` names.
-    Wish,
+    Configured,
     /// A branch, a tag or a commit; the head if there is none.
     Reference(Option<&'a str>),
 }
@@ -85,7 +85,7 @@ impl Need<'_> {
     /// Returns the branch or tag of the origin that is required.
     fn named(self, origin: &BTreeMap<String, String>, head: Option<&str>) -> Option<String> {
         match self {
-            Self::Wish => None,
+            Self::Configured => None,
             Self::Reference(None) => head.map(str::to_owned),
             Self::Reference(Some(name)) => full_names(name)
                 .into_iter()
@@ -142,22 +142,24 @@ impl<'a> Origins<'a> {
     }
 
     /// Fetches the modules and repositories that `mirror.toml` names.
-    pub(super) async fn wished(&self, report: &mut Report) {
+    pub(super) async fn fetch_configured(&self, report: &mut Report) {
         for entry in &self.sync.config.modules {
-            if let Err(why) = self.wished_modules(entry).await {
+            if let Err(why) = self.fetch_configured_modules(entry).await {
                 report.fail(entry.source.to_string(), Cause::Unsatisfied(why));
             }
         }
         for entry in &self.sync.config.git {
             let mut known = self.known.lock().await;
-            let brought = self.repository(&entry.url, Need::Wish, &mut known).await;
+            let brought = self
+                .repository(&entry.url, Need::Configured, &mut known)
+                .await;
             if let Err(why) = brought {
                 report.fail(&entry.url, Cause::Unsatisfied(why));
             }
         }
     }
 
-    async fn wished_modules(&self, entry: &ModuleEntry) -> Result<(), String> {
+    async fn fetch_configured_modules(&self, entry: &ModuleEntry) -> Result<(), String> {
         for engine in &self.sync.config.engines {
             let host = entry
                 .source
@@ -653,7 +655,7 @@ mod tests {
         assert_eq!(reference(Some("main")).as_deref(), Some("refs/heads/main"));
         assert_eq!(reference(None).as_deref(), Some("refs/heads/main"));
         assert_eq!(reference(Some("0123abc")), None, "perhaps a commit");
-        assert_eq!(named(Need::Wish), None);
+        assert_eq!(named(Need::Configured), None);
     }
 
     #[test]

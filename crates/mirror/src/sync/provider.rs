@@ -208,8 +208,9 @@ impl Sync {
             packages,
         };
         if let Some(mirror) = self.registries.mirror() {
-            let vouched = self.vouched(before, mirror, &missing, &mut provider, &mut report);
-            vouched.await;
+            let imported =
+                self.from_network_mirror(before, mirror, &missing, &mut provider, &mut report);
+            imported.await;
         } else if missing.is_empty() {
             self.check_unchanged(before, &provider, &mut report).await;
         } else {
@@ -376,7 +377,9 @@ impl Sync {
         let name = addr.to_string();
         let same = self.trust.same_release(before, &name, version, now);
         same.await?;
-        let fetched = self.bring(&found.url, archive, &found.filename).await?;
+        let fetched = self
+            .fetch_into_store(&found.url, archive, &found.filename)
+            .await?;
         if self.dry_run {
             return Ok((fetched, None));
         }

@@ -124,7 +124,7 @@ impl PullError {
             let why = "more than may be pulled through (`--pull-through-max-size`)";
             return Self::NoRoom(format!("{text}, {why}").into());
         }
-        match (failure.is_distrust(), failure.is_full()) {
+        match (failure.is_untrusted(), failure.is_full()) {
             (true, _) => Self::Untrusted(text.into()),
             (_, true) => Self::Full(text.into()),
             _ => Self::Failed(text.into()),
@@ -374,7 +374,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`PullError::Missing`] if no document named it.
-    pub(crate) async fn bring(&self, digest: Digest) -> Result<(), PullError> {
+    pub(crate) async fn fetch_into_store(&self, digest: Digest) -> Result<(), PullError> {
         let Some(promise) = self.0.promises.get(&digest) else {
             return Err(PullError::Missing);
         };

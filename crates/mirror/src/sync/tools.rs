@@ -254,7 +254,7 @@ impl Sync {
             why: "the signed checksums do not list it".to_owned(),
         })?;
         let url = join(&release.base, &filename)?;
-        let fetched = self.bring(&url, archive, &filename).await?;
+        let fetched = self.fetch_into_store(&url, archive, &filename).await?;
         let tool = Tool {
             name: name.to_owned(),
             version: version.clone(),
@@ -327,7 +327,9 @@ impl Sync {
             .path_segments()
             .and_then(|mut parts| parts.next_back());
         let name = last.filter(|name| is_plain_name(name)).unwrap_or("file");
-        let fetched = self.bring(&entry.url.0, entry.sha256, name).await?;
+        let fetched = self
+            .fetch_into_store(&entry.url.0, entry.sha256, name)
+            .await?;
         let file = StaticFile {
             url: outpost_net::http::without_credentials(&entry.url.0).into(),
             content: entry.sha256,

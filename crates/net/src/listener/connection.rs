@@ -18,7 +18,7 @@ use super::{
     Budgets, Certified, Limits, Peer, Upgraded,
     file::{Parts, Socket},
     first_bytes::{self, Protocol},
-    places::{Conduct, STRANGER},
+    places::{ConnectionActivity, UNAUTHENTICATED},
     visit,
     write_timeout::WriteTimeout,
 };
@@ -57,7 +57,7 @@ pub(super) struct Connection {
     pub(super) peer: IpAddr,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub(super) proxies: Arc<[Network]>,
-    pub(super) conduct: Arc<Conduct>,
+    pub(super) activity: Arc<ConnectionActivity>,
 }
 
 type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
@@ -70,16 +70,16 @@ impl Connection {
         stream: TcpStream,
         end: CancellationToken,
     ) -> Result<(), ConnectionError> {
-        let conduct = self.conduct.clone();
+        let activity = self.activity.clone();
         let serving = self.serve(stream, end.clone());
         tokio::pin!(serving);
         tokio::select! {
             ended = &mut serving => return ended,
             () = end.cancelled() => {}
-            () = overstayed(&conduct) => {}
+            () = overstayed(&activity) => {}
         }
         // An unauthenticated client gets no time for a goodbye: its place is needed.
-        if conduct.is_stranger() {
+        if activity.is_unauthenticated() {
             return Ok(());
         }
         end.cancel();
@@ -130,7 +130,7 @@ impl Connection {
             extensions.insert(Peer(client));
             extensions.insert(budgets.clone());
             let (routes, parts) = (self.routes.clone(), parts.clone());
-            visit::answer(self.conduct.clone(), async move {
+            visit::answer(self.activity.clone(), async move {
                 let response: Result<Response, Infallible> =
                     routes.oneshot(request.map(Body::new)).await;
                 response.map(|response| match &parts {
@@ -188,12 +188,12 @@ impl Connection {
 }
 
 /// Waits until an unauthenticated connection has been idle for too long.
-async fn overstayed(conduct: &Conduct) {
+async fn overstayed(activity: &ConnectionActivity) {
     loop {
-        match conduct.ends_at() {
+        match activity.ends_at() {
             Some(at) if at <= tokio::time::Instant::now().into_std() => return,
             Some(at) => sleep_until(at.into()).await,
-            None if conduct.is_stranger() => sleep(STRANGER).await,
+            None if activity.is_unauthenticated() => sleep(UNAUTHENTICATED).await,
             None => std::future::pending().await,
         }
     }

@@ -45,7 +45,7 @@ impl FileStamp {
     /// Returns the stamp of an open file, as it is now.
     ///
     /// # Errors
-    /// The system's reason.
+    /// An I/O error.
     pub fn of(file: &File) -> io::Result<Self> {
         let found = file.metadata()?;
         Ok(Self {
@@ -64,7 +64,7 @@ impl FileStamp {
     /// Refuses a file that has been written since.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`], and the system's reason.
+    /// [`io::ErrorKind::InvalidData`], or an I/O error.
     pub fn check(&self, file: &File) -> io::Result<()> {
         match Self::of(file)? == *self {
             true => Ok(()),

@@ -1,9 +1,10 @@
-//! Places of connections at a listener, and the order in which they are given up. Pure: the time is an argument.
+//! Connection slots of a listener, and the order in which connections are evicted. Pure: the time is an argument.
 //!
-//! A connection begins as a stranger, and remains one until somebody on it has authenticated. Strangers have a pool of
-//! their own: when it is full, another one takes the place of the one that was silent longest at the address with most
-//! strangers. So an address that floods us only ends its own connections, and others have the time to log in. When all
-//! places are taken, strangers give way first, then connections without a request in progress.
+//! A connection begins unauthenticated, and remains so until a request on it has authenticated. Unauthenticated
+//! connections have a pool of their own: when it is full, a new one replaces the one that was idle longest at the
+//! address that has most of them. So an address that floods the listener only ends its own connections, and others have
+//! the time to log in. When all slots are taken, unauthenticated connections are evicted first, then those without a
+//! request in progress.
 
 use std::{
     collections::HashMap,
@@ -18,29 +19,29 @@ use std::{
 use super::Limits;
 
 /// Longest wait for an unauthenticated connection without a request.
-pub(super) const STRANGER: Duration = Duration::from_secs(30);
+pub(super) const UNAUTHENTICATED: Duration = Duration::from_secs(30);
 
-/// Conduct of one connection, as recorded by its requests.
+/// Tracks the authentication and the requests of one connection.
 #[derive(Debug)]
-pub(super) struct Conduct {
-    is_known: AtomicBool,
+pub(super) struct ConnectionActivity {
+    is_authenticated: AtomicBool,
     requests: AtomicUsize,
     /// Time since which there is no request.
     quiet_since: Mutex<Instant>,
 }
 
-impl Conduct {
-    pub(super) fn new(is_known: bool, now: Instant) -> Arc<Self> {
+impl ConnectionActivity {
+    pub(super) fn new(is_authenticated: bool, now: Instant) -> Arc<Self> {
         Arc::new(Self {
-            is_known: AtomicBool::new(is_known),
+            is_authenticated: AtomicBool::new(is_authenticated),
             requests: AtomicUsize::new(0),
             quiet_since: Mutex::new(now),
         })
     }
 
-    /// Records that somebody on the connection has authenticated.
-    pub(super) fn know(&self) {
-        self.is_known.store(true, Ordering::Relaxed);
+    /// Records that a request on the connection has authenticated.
+    pub(super) fn mark_authenticated(&self) {
+        self.is_authenticated.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn begin(&self) {
@@ -58,8 +59,8 @@ impl Conduct {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_stranger(&self) -> bool {
-        !self.is_known.load(Ordering::Relaxed)
+    pub(super) fn is_unauthenticated(&self) -> bool {
+        !self.is_authenticated.load(Ordering::Relaxed)
     }
 
     fn is_idle(&self) -> bool {
@@ -68,8 +69,8 @@ impl Conduct {
 
     /// Returns when a connection that stays as it is has to end; `None` if it need not.
     pub(super) fn ends_at(&self) -> Option<Instant> {
-        let is_waited_for = self.is_stranger() && self.is_idle();
-        is_waited_for.then(|| *self.quiet_since() + STRANGER)
+        let is_waited_for = self.is_unauthenticated() && self.is_idle();
+        is_waited_for.then(|| *self.quiet_since() + UNAUTHENTICATED)
     }
 }
 
@@ -78,14 +79,14 @@ pub(super) type Id = u64;
 
 struct Held {
     sender: IpAddr,
-    conduct: Arc<Conduct>,
+    activity: Arc<ConnectionActivity>,
 }
 
 /// The places of one listener.
 pub(super) struct Places {
     all: usize,
     of_sender: usize,
-    strangers: usize,
+    unauthenticated: usize,
     held: HashMap<Id, Held>,
     next: Id,
 }
@@ -122,7 +123,7 @@ impl Places {
         Self {
             all: limits.connections,
             of_sender: limits.connections_per_peer,
-            strangers: limits.strangers,
+            unauthenticated: limits.unauthenticated,
             held: HashMap::new(),
             next: 0,
         }
@@ -130,33 +131,39 @@ impl Places {
 
     /// Takes a place for a connection of `sender`. Connections of a proxy have many senders, and no limit of their
     /// own.
-    pub(super) fn enter(&mut self, sender: IpAddr, conduct: Arc<Conduct>, is_proxy: bool) -> Entry {
+    pub(super) fn enter(
+        &mut self,
+        sender: IpAddr,
+        activity: Arc<ConnectionActivity>,
+        is_proxy: bool,
+    ) -> Entry {
         let mut ended = Vec::new();
         let is_own = |held: &Held| held.sender == sender;
         if !is_proxy && self.count(is_own) >= self.of_sender {
-            let stranger = self.oldest(|held| is_own(held) && held.conduct.is_stranger());
-            let idle = || self.oldest(|held| is_own(held) && held.conduct.is_idle());
-            match stranger.or_else(idle) {
+            let unauthenticated =
+                self.oldest(|held| is_own(held) && held.activity.is_unauthenticated());
+            let idle = || self.oldest(|held| is_own(held) && held.activity.is_idle());
+            match unauthenticated.or_else(idle) {
                 Some(id) => self.give_up(id, &mut ended),
                 None => return Entry::Full(Limit::Sender),
             }
         }
-        let is_stranger = |held: &Held| held.conduct.is_stranger();
-        if conduct.is_stranger()
-            && self.count(is_stranger) >= self.strangers
-            && let Some(id) = self.of_most(is_stranger)
+        let is_unauthenticated = |held: &Held| held.activity.is_unauthenticated();
+        if activity.is_unauthenticated()
+            && self.count(is_unauthenticated) >= self.unauthenticated
+            && let Some(id) = self.of_most(is_unauthenticated)
         {
             self.give_up(id, &mut ended);
         }
         if self.held.len() >= self.all {
-            let idle = || self.of_most(|held| held.conduct.is_idle());
-            match self.of_most(is_stranger).or_else(idle) {
+            let idle = || self.of_most(|held| held.activity.is_idle());
+            match self.of_most(is_unauthenticated).or_else(idle) {
                 Some(id) => self.give_up(id, &mut ended),
                 None => return Entry::Full(Limit::All),
             }
         }
         self.next += 1;
-        self.held.insert(self.next, Held { sender, conduct });
+        self.held.insert(self.next, Held { sender, activity });
         let id = self.next;
         Entry::In { id, ended }
     }
@@ -190,7 +197,7 @@ impl Places {
     /// Returns the connection among those selected that has been quiet longest.
     fn oldest(&self, which: impl Fn(&Held) -> bool) -> Option<Id> {
         let those = self.held.iter().filter(|(_, held)| which(held));
-        let quiet_since = |(id, held): &(&Id, &Held)| (*held.conduct.quiet_since(), **id);
+        let quiet_since = |(id, held): &(&Id, &Held)| (*held.activity.quiet_since(), **id);
         those.min_by_key(quiet_since).map(|(id, _)| *id)
     }
 
@@ -211,17 +218,17 @@ impl Places {
 mod tests {
     use super::*;
 
-    struct Door {
+    struct ConnectionCounters {
         places: Places,
         now: Instant,
     }
 
-    impl Door {
-        fn new(connections: usize, connections_per_peer: usize, strangers: usize) -> Self {
+    impl ConnectionCounters {
+        fn new(connections: usize, connections_per_peer: usize, unauthenticated: usize) -> Self {
             let limits = Limits {
                 connections,
                 connections_per_peer,
-                strangers,
+                unauthenticated,
                 ..Limits::standard()
             };
             Self {
@@ -231,12 +238,12 @@ mod tests {
         }
 
         /// Lets a connection come from the address with this last byte, a second after the previous one.
-        fn comes(&mut self, from: u8) -> (Arc<Conduct>, Entry) {
+        fn comes(&mut self, from: u8) -> (Arc<ConnectionActivity>, Entry) {
             self.now += Duration::from_secs(1);
-            let conduct = Conduct::new(false, self.now);
+            let activity = ConnectionActivity::new(false, self.now);
             let sender = IpAddr::from([10, 0, 0, from]);
-            let entry = self.places.enter(sender, conduct.clone(), false);
-            (conduct, entry)
+            let entry = self.places.enter(sender, activity.clone(), false);
+            (activity, entry)
         }
     }
 
@@ -255,77 +262,77 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_strangers_ends_its_own_first_and_those_who_proved_themselves_never() {
-        let mut door = Door::new(100, 100, 4);
-        let (known, first) = door.comes(1);
-        known.know();
-        let (_, guest) = door.comes(2);
-        let flood: Vec<_> = (0..3).map(|_| entered(&door.comes(3).1)).collect();
+    fn a_flood_of_unauthenticated_connections_ends_its_own_first_and_authenticated_ones_never() {
+        let mut counters = ConnectionCounters::new(100, 100, 4);
+        let (known, first) = counters.comes(1);
+        known.mark_authenticated();
+        let (_, guest) = counters.comes(2);
+        let flood: Vec<_> = (0..3).map(|_| entered(&counters.comes(3).1)).collect();
 
-        assert_eq!(ended(door.comes(3).1), [flood[0]]);
-        assert_eq!(ended(door.comes(4).1), [flood[1]]);
-        assert!(door.places.held.contains_key(&entered(&first)));
-        assert!(door.places.held.contains_key(&entered(&guest)));
+        assert_eq!(ended(counters.comes(3).1), [flood[0]]);
+        assert_eq!(ended(counters.comes(4).1), [flood[1]]);
+        assert!(counters.places.held.contains_key(&entered(&first)));
+        assert!(counters.places.held.contains_key(&entered(&guest)));
     }
 
     #[test]
-    fn where_all_places_are_taken_strangers_give_way_first_and_then_who_asks_nothing() {
-        let mut door = Door::new(3, 100, 3);
-        let (busy, _) = door.comes(1);
-        busy.know();
+    fn when_all_slots_are_taken_unauthenticated_connections_are_evicted_first_then_idle_ones() {
+        let mut counters = ConnectionCounters::new(3, 100, 3);
+        let (busy, _) = counters.comes(1);
+        busy.mark_authenticated();
         busy.begin();
-        let (idle, idle_entry) = door.comes(1);
-        idle.know();
-        let (_, stranger) = door.comes(2);
+        let (idle, idle_entry) = counters.comes(1);
+        idle.mark_authenticated();
+        let (_, unauthenticated) = counters.comes(2);
 
-        let (newcomer, entry) = door.comes(4);
-        assert_eq!(ended(entry), [entered(&stranger)]);
-        newcomer.know();
+        let (newcomer, entry) = counters.comes(4);
+        assert_eq!(ended(entry), [entered(&unauthenticated)]);
+        newcomer.mark_authenticated();
         newcomer.begin();
-        let (last, entry) = door.comes(5);
+        let (last, entry) = counters.comes(5);
         assert_eq!(ended(entry), [entered(&idle_entry)]);
-        last.know();
+        last.mark_authenticated();
         last.begin();
-        assert_eq!(door.comes(6).1, Entry::Full(Limit::All));
-        busy.end(door.now);
-        assert!(matches!(door.comes(6).1, Entry::In { .. }));
+        assert_eq!(counters.comes(6).1, Entry::Full(Limit::All));
+        busy.end(counters.now);
+        assert!(matches!(counters.comes(6).1, Entry::In { .. }));
     }
 
     #[test]
     fn one_address_has_so_many_places_and_a_proxy_as_many_as_there_are() {
-        let mut door = Door::new(100, 2, 100);
-        let (first, entry) = door.comes(1);
-        let (second, _) = door.comes(1);
-        assert_eq!(ended(door.comes(1).1), [entered(&entry)]);
-        for conduct in [first, second] {
-            conduct.know();
-            conduct.begin();
+        let mut counters = ConnectionCounters::new(100, 2, 100);
+        let (first, entry) = counters.comes(1);
+        let (second, _) = counters.comes(1);
+        assert_eq!(ended(counters.comes(1).1), [entered(&entry)]);
+        for activity in [first, second] {
+            activity.mark_authenticated();
+            activity.begin();
         }
-        let (third, _) = door.comes(1);
-        third.know();
+        let (third, _) = counters.comes(1);
+        third.mark_authenticated();
         third.begin();
-        assert_eq!(door.comes(1).1, Entry::Full(Limit::Sender));
-        assert!(matches!(door.comes(2).1, Entry::In { .. }));
+        assert_eq!(counters.comes(1).1, Entry::Full(Limit::Sender));
+        assert!(matches!(counters.comes(2).1, Entry::In { .. }));
 
         let proxy = IpAddr::from([10, 0, 0, 1]);
         for _ in 0..10 {
-            let conduct = Conduct::new(true, door.now);
-            let entry = door.places.enter(proxy, conduct, true);
+            let activity = ConnectionActivity::new(true, counters.now);
+            let entry = counters.places.enter(proxy, activity, true);
             assert!(matches!(entry, Entry::In { .. }));
         }
     }
 
     #[test]
-    fn a_stranger_who_asks_nothing_is_waited_for_and_others_are_not_ended() {
+    fn an_idle_unauthenticated_connection_ends_in_time_and_others_do_not() {
         let now = Instant::now();
-        let conduct = Conduct::new(false, now);
-        assert_eq!(conduct.ends_at(), Some(now + STRANGER));
+        let activity = ConnectionActivity::new(false, now);
+        assert_eq!(activity.ends_at(), Some(now + UNAUTHENTICATED));
 
-        conduct.begin();
-        assert_eq!(conduct.ends_at(), None);
-        conduct.end(now + STRANGER);
-        assert_eq!(conduct.ends_at(), Some(now + STRANGER * 2));
-        conduct.know();
-        assert_eq!(conduct.ends_at(), None);
+        activity.begin();
+        assert_eq!(activity.ends_at(), None);
+        activity.end(now + UNAUTHENTICATED);
+        assert_eq!(activity.ends_at(), Some(now + UNAUTHENTICATED * 2));
+        activity.mark_authenticated();
+        assert_eq!(activity.ends_at(), None);
     }
 }

@@ -19,14 +19,14 @@ pub struct Peer(pub IpAddr);
 #[derive(Clone)]
 pub struct Upgraded(mpsc::Sender<Work>);
 
-/// Receiver of that in the connection.
-pub struct Becomes(mpsc::Receiver<Work>);
+/// Receives the work that takes over an upgraded connection.
+pub struct UpgradeReceiver(mpsc::Receiver<Work>);
 
 impl Upgraded {
     /// Creates both ends for one connection.
-    pub fn channel() -> (Self, Becomes) {
+    pub fn channel() -> (Self, UpgradeReceiver) {
         let (sender, receiver) = mpsc::channel(1);
-        (Self(sender), Becomes(receiver))
+        (Self(sender), UpgradeReceiver(receiver))
     }
 
     /// Passes on what the connection does once its HTTP has ended, unless the credential of the request is revoked
@@ -36,7 +36,7 @@ impl Upgraded {
     }
 }
 
-impl Becomes {
+impl UpgradeReceiver {
     /// Runs what follows, if there is anything.
     pub async fn run(&mut self) {
         if let Ok(work) = self.0.try_recv() {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tracing::debug;
 
-use super::{places::Conduct, upgraded::Work};
+use super::{places::ConnectionActivity, upgraded::Work};
 use crate::access::Access;
 
 tokio::task_local! {
@@ -24,14 +24,14 @@ tokio::task_local! {
 /// A request, its connection, and the access that it was granted.
 #[derive(Clone)]
 pub(super) struct Visit {
-    conduct: Arc<Conduct>,
+    activity: Arc<ConnectionActivity>,
     access: Arc<OnceLock<Arc<Access>>>,
 }
 
 impl Visit {
-    fn begin(conduct: Arc<Conduct>) -> Self {
+    fn begin(activity: Arc<ConnectionActivity>) -> Self {
         let access = Arc::default();
-        Self { conduct, access }
+        Self { activity, access }
     }
 
     /// Waits until the access that it was granted has ended.
@@ -46,9 +46,9 @@ impl Visit {
 /// Records that the caller answered in this task has authenticated, so that the connection no longer counts as
 /// unauthenticated. The response, or what the connection becomes, ends with `access`. Outside of a listener's
 /// requests this does nothing.
-pub fn vouch(access: Option<&Arc<Access>>) {
+pub fn mark_authenticated(access: Option<&Arc<Access>>) {
     let _ = VISIT.try_with(|visit| {
-        visit.conduct.know();
+        visit.activity.mark_authenticated();
         if let Some(access) = access {
             // The first access counts; a request has at most one.
             visit.access.set(access.clone()).ok();
@@ -58,11 +58,11 @@ pub fn vouch(access: Option<&Arc<Access>>) {
 
 /// Answers a request of a connection.
 pub(super) async fn answer<E>(
-    conduct: Arc<Conduct>,
+    activity: Arc<ConnectionActivity>,
     answering: impl Future<Output = Result<Response, E>>,
 ) -> Result<Response, E> {
-    let request = InProgress::begin(conduct.clone());
-    let visit = Visit::begin(conduct);
+    let request = InProgress::begin(activity.clone());
+    let visit = Visit::begin(activity);
     let response = VISIT.scope(visit.clone(), answering).await?;
     Ok(response.map(|body| Body::new(Answer::new(body, request, visit))))
 }
@@ -74,7 +74,7 @@ pub(super) fn become_part(work: impl Future<Output = ()> + Send + 'static) -> Wo
         return Box::pin(work);
     };
     Box::pin(async move {
-        let _request = InProgress::begin(visit.conduct.clone());
+        let _request = InProgress::begin(visit.activity.clone());
         tokio::select! {
             () = VISIT.scope(visit.clone(), work) => {}
             () = visit.revoked() => debug!("closing a connection whose credential was revoked or has expired"),
@@ -83,12 +83,12 @@ pub(super) fn become_part(work: impl Future<Output = ()> + Send + 'static) -> Wo
 }
 
 /// A request that is in progress until this is dropped.
-struct InProgress(Arc<Conduct>);
+struct InProgress(Arc<ConnectionActivity>);
 
 impl InProgress {
-    fn begin(conduct: Arc<Conduct>) -> Self {
-        conduct.begin();
-        Self(conduct)
+    fn begin(activity: Arc<ConnectionActivity>) -> Self {
+        activity.begin();
+        Self(activity)
     }
 }
 
@@ -205,14 +205,14 @@ mod tests {
     /// Returns the response to a request with this access.
     async fn answer_with(access: &Arc<Access>, body: Body, ends_access: bool) -> BodyDataStream {
         let answering = async {
-            vouch(Some(access));
+            mark_authenticated(Some(access));
             if ends_access {
                 access.revoke();
             }
             Ok::<_, io::Error>(Response::new(body))
         };
-        let conduct = Conduct::new(false, Instant::now());
-        let answer = answer(conduct, answering).await.unwrap();
+        let activity = ConnectionActivity::new(false, Instant::now());
+        let answer = answer(activity, answering).await.unwrap();
         answer.into_body().into_data_stream()
     }
 

@@ -16,11 +16,13 @@ fn fields() -> Vec<Field> {
         optional("auth", Shape::String, "").default("token"),
         optional("dir", Shape::String, ""),
         optional("env", Shape::Map, ""),
-        optional("id", Shape::String, "").computed_too().updatable(),
+        optional("id", Shape::String, "")
+            .optional_computed()
+            .updatable(),
         list("item", "", item),
         optional("label", Shape::String, "").updatable(),
         optional("order", Shape::Int, ""),
-        set("app", "", app).at_most(1).computed_too(),
+        set("app", "", app).at_most(1).optional_computed(),
         computed("token", Shape::String, ""),
     ]
 }

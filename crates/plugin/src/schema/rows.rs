@@ -93,7 +93,7 @@ impl Field {
     }
 
     /// Lets the provider set the attribute if the author does not.
-    pub fn computed_too(self) -> Self {
+    pub fn optional_computed(self) -> Self {
         Self {
             presence: Presence::OptionalComputed,
             ..self

@@ -34,7 +34,7 @@ pub(super) fn run(asked: &Asked<'_>) -> Result<(), Denied> {
     engine.args(launcher::bound(asked.child));
     let end = shim::start(&mut engine).and_then(|engine| shim::follow(engine, &signals));
     let end = end.map_err(|error| launcher::start_failed(program, error))?;
-    shim::tell_of_orphans(end);
+    shim::log_orphans(end);
     std::process::exit(end.code())
 }
 

@@ -126,7 +126,7 @@ async fn attempt(
         pipe_grace: LIMIT,
         line_bytes: 0,
         precious_bytes: 0,
-        is_precious: |_| false,
+        must_keep_whole: |_| false,
     };
     let stop = Stop::new();
     let tried = capture(&command, &limits, &stop, 1024);

@@ -82,7 +82,7 @@ impl Shim<'_> {
         match (self.is_apart, end) {
             (true, End::Code(code)) => end = End::of_namespace(code),
             (false, _) if self.ends_all => {
-                tell_of_orphans(end);
+                log_orphans(end);
                 end_orphans();
             }
             _ => {}
@@ -162,7 +162,7 @@ pub(super) fn follow(child: Pid, signals: &SigSet) -> io::Result<End> {
 }
 
 /// Logs, in the engine's format, that a successful engine left processes behind, which are now ended.
-pub(super) fn tell_of_orphans(end: End) {
+pub(super) fn log_orphans(end: End) {
     if end == End::Code(0) && are_left() {
         // A line as engines log it. A failed write means that nobody reads.
         let line = format!(r#"{{"@level":"warn","@message":"{ORPHANS_END}"}}"#);

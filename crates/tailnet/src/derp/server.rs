@@ -21,7 +21,7 @@ use std::{
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use outpost_base::stop::Stop;
-use outpost_net::{access::Access, budget::Allowance, listener::vouch};
+use outpost_net::{access::Access, budget::Allowance, listener::mark_authenticated};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     sync::Notify,
@@ -508,7 +508,7 @@ impl Relay {
             let waited = timeout(INTRODUCTION, guests.wait_for(key)).await;
             waited.map_err(|_| invalid("client's key is unknown to the coordinator"))?;
         }
-        vouch(None);
+        mark_authenticated(None);
         let (id, queue) = self.clients().enter(key);
         let present = Present {
             relay: self.clone(),

@@ -168,8 +168,8 @@ impl Engine {
         });
     }
 
-    /// Sends an encrypted packet to a peer by the paths that it takes now.
-    pub(super) fn put_on_its_way(&mut self, id: Uuid, packet: Bytes, now: Instant) {
+    /// Sends an encrypted packet over the peer's current path.
+    pub(super) fn send_encrypted(&mut self, id: Uuid, packet: Bytes, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };

@@ -32,7 +32,7 @@ const AWAY: Duration = Duration::from_secs(2);
 const SPARE: usize = 16;
 
 /// Channel that passes new connections to their listener.
-pub(super) type Door = mpsc::Sender<(SocketHandle, SocketAddrV6)>;
+pub(super) type AcceptSender = mpsc::Sender<(SocketHandle, SocketAddrV6)>;
 
 /// Connections with one address.
 pub(super) struct Peer {
@@ -244,7 +244,12 @@ impl Peer {
     }
 
     /// Hands over established connections, and forgets those that have ended.
-    pub(super) fn settle(&mut self, doors: &HashMap<u16, Door>, limits: Limits, now: Instant) {
+    pub(super) fn settle(
+        &mut self,
+        doors: &HashMap<u16, AcceptSender>,
+        limits: Limits,
+        now: Instant,
+    ) {
         let Self {
             sockets,
             begun,

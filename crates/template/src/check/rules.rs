@@ -26,7 +26,7 @@ use semver::Version;
 
 pub use self::catalogue::{Example, RULES, Rule, rule};
 pub(super) use self::providers::required_providers;
-pub use self::site::{Daemon, Lack, Lacking};
+pub use self::site::{Daemon, MissingItem, MissingKind};
 use super::{
     finding::{Finding, Severity},
     model::{Argument, Decl, Model},
@@ -53,7 +53,7 @@ pub struct Options {
     /// Arguments whose change replaces a resource, beyond those that are known: `aws_instance.ami`.
     pub force_new: BTreeSet<String>,
     /// Things that the template needs and a site's mirror lacks.
-    pub lacks: Vec<Lack>,
+    pub lacks: Vec<MissingItem>,
     /// Daemons of the server; `None` if no server was asked.
     pub daemons: Option<Vec<Daemon>>,
 }

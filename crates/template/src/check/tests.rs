@@ -45,10 +45,10 @@ fn parsed(words: &[String]) -> Options {
 }
 
 /// Provider that a mirror with nothing but `coder/coder` lacks.
-fn lack(mock: Mock) -> Lack {
-    Lack {
+fn lack(mock: Mock) -> MissingItem {
+    MissingItem {
         entry: format!("`[[providers]]` with `source = \"{}\"`", mock.addr),
-        what: Lacking::Provider(mock.addr),
+        kind: MissingKind::Provider(mock.addr),
         detail: "not in the mirror".to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! All that replaces the providers of one template.
+//! Mock providers for one template.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,7 +35,8 @@ pub struct Doubles {
     has_backend: bool,
 }
 
-/// With fewer resources, the further process that a backend needs takes longer than it saves. Of one block no more are counted.
+/// Below this many resources, starting a backend process costs more than it saves. Instances of a block beyond this are not
+/// counted.
 const MANY: usize = 100;
 
 impl Doubles {
@@ -84,7 +85,7 @@ impl Doubles {
         }
     }
 
-    /// Prepares mocks for the state of a real workspace: for versions of schemas, which no template tells, and for types and
+    /// Prepares mocks for the state of a real workspace: for schema versions, which a template does not state, and for types and
     /// providers that the template no longer uses.
     pub fn adopt_state(&mut self, state: &Json) {
         let resources = state["resources"].as_array().into_iter().flatten();

@@ -1,4 +1,4 @@
-//! What conditions may refer to, made of what a build gave.
+//! Values available to conditions, from the result of a build.
 
 mod agents;
 mod resources;

@@ -41,6 +41,7 @@ const APP: &[&str] = &[
     "display_name",
     "command",
     "icon",
+    "tooltip",
     "subdomain",
     "external",
 ];

@@ -25,21 +25,22 @@ use crate::{mock::StateServer, similar::suggestion};
 /// Makes the engines that builds run with.
 #[async_trait]
 pub trait Engines: Send + Sync {
-    /// An engine that really makes what a template says.
+    /// Returns an engine that really creates what a template describes.
     ///
     /// # Errors
     /// [`Refusal::Unable`] if there is none.
     async fn real(&self) -> Result<Arc<dyn Provisioner>, Refusal>;
 
-    /// An engine whose providers are mocks, but for those that touch nothing, and the template as they need it.
+    /// Returns an engine with mocked providers (those without side effects stay real), and the template adapted to it.
     ///
     /// # Errors
     /// [`Refusal`] if there is none, or the scenario's mocks do not fit the template.
-    async fn mocked(&self, scenario: &Scenario, template: Bytes) -> Result<Stage, Refusal>;
+    async fn mocked(&self, scenario: &Scenario, template: Bytes)
+    -> Result<PreparedEngine, Refusal>;
 }
 
-/// An engine, and what a workspace needs besides.
-pub struct Stage {
+/// An engine, the template adapted to it, and where it keeps states.
+pub struct PreparedEngine {
     /// The engine itself.
     pub engine: Arc<dyn Provisioner>,
     /// The template as it needs it.
@@ -112,7 +113,7 @@ pub struct Played {
     pub variant: String,
     /// Its runs in order; empty if it cannot be read.
     pub runs: Vec<PlayedRun>,
-    /// Mistakes that are of no run.
+    /// Mistakes that belong to no particular run.
     pub problems: Vec<Problem>,
     /// Reason why something that was made is still there, and the file that keeps its state.
     pub left: Option<String>,
@@ -176,7 +177,7 @@ struct Player<'a> {
 }
 
 impl Player<'_> {
-    /// Variables that the template does not declare. A template that cannot be read is for the engine to complain of.
+    /// Variables that the template does not declare. If the template cannot be read, the engine reports it.
     fn wrong_variables(&self) -> Vec<Problem> {
         let Ok(module) = language::load(self.dir) else {
             return Vec::new();
@@ -302,7 +303,7 @@ impl Player<'_> {
             let is_broken = language::load(self.dir).is_err();
             let archive = self.packed()?;
             let engine = match apply {
-                true => self.engines.real().await.map(|engine| Stage {
+                true => self.engines.real().await.map(|engine| PreparedEngine {
                     engine,
                     template: archive,
                     states: None,

@@ -20,7 +20,7 @@ use outpost_terraform::resources::HELPER_TYPES;
 use serde_json::{Value, json};
 
 use self::{conversation::Conversation, metadata::metadata};
-use super::{Facts, Given, Place, Problem, Scenario, Stage};
+use super::{Facts, Given, Place, PreparedEngine, Problem, Scenario};
 use crate::similar::suggestion;
 
 /// Reason why a build gave nothing.
@@ -70,7 +70,7 @@ pub(super) struct Workspace {
 impl Workspace {
     pub(super) fn new(
         scenario: &Scenario,
-        (stage, is_broken): (Stage, bool),
+        (stage, is_broken): (PreparedEngine, bool),
         is_inert: bool,
         template: &str,
         state: Bytes,

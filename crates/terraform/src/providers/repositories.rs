@@ -105,7 +105,10 @@ pub(super) fn origin(address: &str, env: impl Fn(&str) -> Option<OsString>) -> S
 
 /// Returns the repositories that git requested from a server of `repositories`, according to an init's `output`,
 /// although they are not among those.
-pub(super) fn astray(output: &str, repositories: &Repositories) -> BTreeSet<String> {
+pub(super) fn misdirected_repositories(
+    output: &str,
+    repositories: &Repositories,
+) -> BTreeSet<String> {
     let servers: BTreeSet<_> = repositories.values().filter_map(|to| split(to)).collect();
     let known: BTreeSet<_> = servers.iter().map(|(_, place)| *place).collect();
     let servers: BTreeSet<_> = servers.iter().map(|(server, _)| *server).collect();
@@ -169,11 +172,11 @@ mod tests {
              fatal: repository '{SERVER}git.example/acme/mods2/' not found"
         );
 
-        let found = astray(&output, &repositories());
+        let found = misdirected_repositories(&output, &repositories());
 
         let expected = ["git.example/acme/mods-extra", "git.example/acme/mods2"];
         assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
-        assert!(astray(&output, &Repositories::new()).is_empty());
+        assert!(misdirected_repositories(&output, &Repositories::new()).is_empty());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     Session,
-    run::{MootLock, Ran},
+    run::{IgnoredLockEntries, StepOutput},
 };
 use crate::{Attempt, binary, plugin_cache::Shared, timings::Timings};
 
@@ -44,7 +44,7 @@ impl Session {
         log: &Arc<dyn LogSink>,
         stop: &Stop,
         timings: &mut Timings,
-    ) -> Result<Ran, StepFailure> {
+    ) -> Result<StepOutput, StepFailure> {
         let providers = Arc::clone(&self.engine.providers);
         let (dir, private) = (&self.files.dir, &self.files.private);
         let prepared = providers.prepare(dir, private, attempt, &self.elsewhere, log.as_ref());
@@ -90,24 +90,25 @@ impl Session {
         log: &Arc<dyn LogSink>,
         stop: &Stop,
         timings: &mut Timings,
-    ) -> Result<Ran, StepFailure> {
+    ) -> Result<StepOutput, StepFailure> {
         let mut ran = self.run_init(Attempt::First, log, stop, timings).await?;
         for _ in 0..MAX_ASTRAY {
             if ran.exit.is_success() || stop.is_cancelled() {
                 return Ok(ran);
             }
-            let astray = (self.engine.providers).astray(&ran.output, &self.presented);
+            let misdirected_repositories =
+                (self.engine.providers).misdirected_repositories(&ran.output, &self.presented);
             // Without a new repository the next round would end the same way.
-            if astray.is_subset(&self.elsewhere) {
+            if misdirected_repositories.is_subset(&self.elsewhere) {
                 break;
             }
-            for place in &astray {
+            for place in &misdirected_repositories {
                 let text = format!(
                     "the mirror does not have the repository {place}; git asks its own host for it"
                 );
                 log.log(LogLevel::Info, text);
             }
-            self.elsewhere.extend(astray);
+            self.elsewhere.extend(misdirected_repositories);
             ran = self.run_init(Attempt::First, log, stop, timings).await?;
         }
         if ran.exit.is_success() || stop.is_cancelled() {
@@ -133,7 +134,7 @@ impl Session {
         log: &Arc<dyn LogSink>,
         stop: &Stop,
         timings: &mut Timings,
-    ) -> Result<Ran, StepFailure> {
+    ) -> Result<StepOutput, StepFailure> {
         let mut args = command.to_vec();
         args.push("-no-color");
         if command[0] == "init" {
@@ -147,11 +148,13 @@ impl Session {
             environment.set(name, value);
         }
         let runner = self.runner(environment, Arc::clone(log));
-        let runner = runner.with_moot(match (self.has_own_lock, self.presented.is_coder_builtin) {
-            (false, _) => MootLock::All,
-            (true, true) => MootLock::OfCoder,
-            (true, false) => MootLock::None,
-        });
+        let runner = runner.ignoring_lock_entries(
+            match (self.has_own_lock, self.presented.is_coder_builtin) {
+                (false, _) => IgnoredLockEntries::All,
+                (true, true) => IgnoredLockEntries::OfCoder,
+                (true, false) => IgnoredLockEntries::None,
+            },
+        );
         let ran = runner.stream(&args, stop, timings).await?;
         self.engine_time += ran.took;
         Ok(ran)

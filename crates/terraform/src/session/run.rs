@@ -17,7 +17,7 @@ const MAX_OUTPUT_BYTES: usize = 64 * 1024;
 
 /// Lock files whose missing checksums should cause no warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MootLock {
+pub(super) enum IgnoredLockEntries {
     None,
     /// The entry of a `coder` provider that is built into this program.
     OfCoder,
@@ -37,11 +37,11 @@ pub(super) struct Runner {
     observer: Option<Arc<dyn ApplyObserver>>,
     shim: Option<Shim>,
     memory: Memory,
-    moot: MootLock,
+    ignored_entries: IgnoredLockEntries,
 }
 
 /// Result of a process whose output was logged.
-pub(super) struct Ran {
+pub(super) struct StepOutput {
     pub(super) exit: Exit,
     pub(super) took: Duration,
     /// Warnings and errors, for the recognition of known ones.
@@ -52,7 +52,7 @@ pub(super) struct Ran {
     pub(super) state: Option<Vec<u8>>,
 }
 
-impl Ran {
+impl StepOutput {
     /// Returns a failure that begins with `what`, unless the process succeeded.
     pub(super) fn check(&self, what: &str) -> Result<(), StepFailure> {
         if self.exit.is_success() {
@@ -98,7 +98,7 @@ impl Runner {
             observer: None,
             shim: None,
             memory,
-            moot: MootLock::None,
+            ignored_entries: IgnoredLockEntries::None,
         }
     }
 
@@ -117,8 +117,11 @@ impl Runner {
     }
 
     /// Returns a runner that does not log warnings about lock files in this group.
-    pub(super) fn with_moot(self, moot: MootLock) -> Self {
-        Self { moot, ..self }
+    pub(super) fn ignoring_lock_entries(self, ignored_entries: IgnoredLockEntries) -> Self {
+        Self {
+            ignored_entries,
+            ..self
+        }
     }
 
     /// Runs a command whose lines become log entries.
@@ -127,7 +130,7 @@ impl Runner {
         args: &[&str],
         stop: &Stop,
         timings: &mut Timings,
-    ) -> Result<Ran, StepFailure> {
+    ) -> Result<StepOutput, StepFailure> {
         if stop.is_cancelled() {
             return Err(StepFailure::new("cancelled before it began"));
         }
@@ -136,10 +139,10 @@ impl Runner {
         let mut first_line = None;
         let on_line = |pipe: Pipe, line: Line| {
             let said = log_stream::read(pipe, line);
-            let is_moot = |diagnostic: &Diagnostic| match self.moot {
-                MootLock::None => false,
-                MootLock::OfCoder => diagnostic.is_about_lock_of_coder(),
-                MootLock::All => diagnostic.is_about_lock(),
+            let is_moot = |diagnostic: &Diagnostic| match self.ignored_entries {
+                IgnoredLockEntries::None => false,
+                IgnoredLockEntries::OfCoder => diagnostic.is_about_lock_of_coder(),
+                IgnoredLockEntries::All => diagnostic.is_about_lock(),
             };
             if said.diagnostic.as_ref().is_some_and(is_moot) {
                 return;
@@ -171,7 +174,7 @@ impl Runner {
             is_left: matches!(error, ProcessError::Left(_)),
             ..StepFailure::new(error_chain(&error))
         })?;
-        Ok(Ran {
+        Ok(StepOutput {
             exit,
             took: started.elapsed(),
             output,

@@ -39,13 +39,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
     /// Waits as [`Self::accept`] does; the memory for large messages is reserved from `account` before they are read.
     ///
     /// # Errors
-    /// As [`Self::accept`].
-    pub async fn accept_paying(
+    /// [`CallError`] if the stream breaks, does not carry dRPC, or needs more memory than the account may have.
+    pub async fn accept_with_budget(
         stream: S,
         limits: Limits,
         account: Arc<Account>,
     ) -> Result<Option<Self>, CallError> {
-        Self::accept_on(Channel::new(stream, limits).paying_from(account)).await
+        Self::accept_on(Channel::new(stream, limits).with_budget(account)).await
     }
 
     async fn accept_on(mut channel: Channel<S>) -> Result<Option<Self>, CallError> {

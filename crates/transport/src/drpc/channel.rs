@@ -67,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     }
 
     /// Reserves the memory for each large packet from `account`, before the rest of it is read.
-    pub(super) fn paying_from(mut self, account: Arc<Account>) -> Self {
+    pub(super) fn with_budget(mut self, account: Arc<Account>) -> Self {
         self.account = Some(account);
         self
     }

@@ -40,7 +40,7 @@ impl Listener {
     /// Opens the port for connections.
     ///
     /// # Errors
-    /// The system's reason.
+    /// An I/O error.
     pub(in crate::cli::provisioner) async fn bind(
         address: &ListenAddress,
         is_for_prometheus: bool,

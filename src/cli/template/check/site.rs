@@ -23,7 +23,7 @@ use crate::{
     net::tls::Trust,
     registry::{DEFAULT_HOST, Platform, ProviderAddr},
     secret::Secret,
-    template::check::{Daemon, Lack, Lacking, Options},
+    template::check::{Daemon, MissingItem, MissingKind, Options},
     terraform::binary::Binary,
 };
 
@@ -43,7 +43,7 @@ pub(super) async fn lacks(
     options: &Options,
     binary: Option<&Binary>,
     trust: &Trust,
-) -> anyhow::Result<Vec<Lack>> {
+) -> anyhow::Result<Vec<MissingItem>> {
     let tree = load(template)?;
     let host = options.default_host.as_str();
     let platforms = match options.platforms.is_empty() {
@@ -85,7 +85,7 @@ fn engine(generation: &Generation, host: &str, binary: Option<&Binary>) -> JobEn
 
 /// The lack that an item stands for. The provider `coder/coder` is in every daemon, and what the template itself gets wrong
 /// has rules of its own.
-fn lack(item: &Item, host: &str) -> Option<Lack> {
+fn lack(item: &Item, host: &str) -> Option<MissingItem> {
     let is_lacking = matches!(
         item.verdict,
         Verdict::Missing | Verdict::Unsatisfiable | Verdict::NotMirrorable
@@ -93,27 +93,27 @@ fn lack(item: &Item, host: &str) -> Option<Lack> {
     if !is_lacking {
         return None;
     }
-    let module = || Lacking::Module {
+    let module = || MissingKind::Module {
         address: item.item.clone(),
         source: item.wanted.clone(),
     };
-    let (what, entry) = match &item.missing {
+    let (kind, entry) = match &item.missing {
         Some(missing) if missing.kind == "provider" => {
             let addr = ProviderAddr::parse(&missing.name, host).ok()?;
             if addr.short().ends_with("coder/coder") {
                 return None;
             }
-            (Lacking::Provider(addr), entry(missing))
+            (MissingKind::Provider(addr), entry(missing))
         }
         Some(missing) if missing.kind == "tool" => {
-            (Lacking::Engine(missing.name.clone()), entry(missing))
+            (MissingKind::Engine(missing.name.clone()), entry(missing))
         }
         Some(missing) => (module(), entry(missing)),
         None if item.verdict == Verdict::NotMirrorable => (module(), String::new()),
         None => return None,
     };
-    Some(Lack {
-        what,
+    Some(MissingItem {
+        kind,
         detail: item.detail.clone(),
         entry,
     })

@@ -25,7 +25,7 @@ use crate::{
     template::{
         check::settings::Settings,
         mock::{Doubles, Schemas, StateServer},
-        scenario::{Engines, Refusal, Scenario, Stage, give_values},
+        scenario::{Engines, PreparedEngine, Refusal, Scenario, give_values},
     },
     terraform::binary::Kind,
 };
@@ -169,7 +169,11 @@ impl Engines for TemplateEngines<'_> {
         self.all.real().await
     }
 
-    async fn mocked(&self, scenario: &Scenario, template: Bytes) -> Result<Stage, Refusal> {
+    async fn mocked(
+        &self,
+        scenario: &Scenario,
+        template: Bytes,
+    ) -> Result<PreparedEngine, Refusal> {
         let doubles = self.doubles(scenario).await?;
         let states = match doubles.is_large {
             true => Some(StateServer::start().await.map_err(unable)?),
@@ -184,7 +188,7 @@ impl Engines for TemplateEngines<'_> {
         let found = all
             .args
             .mocked(sessions, all.trust, doubles.mocks, false, all.stop);
-        Ok(Stage {
+        Ok(PreparedEngine {
             engine: found.await.map_err(unable)?.provisioner,
             template,
             states,

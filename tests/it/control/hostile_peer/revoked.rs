@@ -29,7 +29,10 @@ async fn a_revoked_token_ends_tunnels_and_followed_logs_and_nobody_else_s() {
     let (id, value) = token(&mut scene, "laptop").await;
     let server = Server::new(scene.client.clone(), value.clone());
     let mut conn = server.dial_agent(scene.good).await.unwrap();
-    timeout(PATIENCE, conn.arrive()).await.unwrap().unwrap();
+    timeout(PATIENCE, conn.wait_until_reachable())
+        .await
+        .unwrap()
+        .unwrap();
     let opened = async { tokio::join!(conn.connect(SSH_PORT), scene.listener.accept()) };
     let (here, there) = timeout(PATIENCE, opened).await.unwrap();
     let (mut here, (mut there, _)) = (here.unwrap(), there.unwrap());

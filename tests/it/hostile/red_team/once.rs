@@ -177,7 +177,7 @@ impl Lab {
             pipe_grace: Duration::from_secs(5),
             line_bytes: 1024,
             precious_bytes: 1024,
-            is_precious: |_| false,
+            must_keep_whole: |_| false,
         };
         let stop = Stop::new();
         let ran = timeout(LONG, process::capture(&command, &limits, &stop, 1 << 20));

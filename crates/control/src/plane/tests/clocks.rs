@@ -1,7 +1,7 @@
 //! Clock changes, reboots and restarted daemons.
 
 use super::*;
-use crate::plane::daemons::CameBack;
+use crate::plane::daemons::RestoredState;
 
 impl Lab {
     /// Sets the clock without letting time pass.
@@ -29,7 +29,7 @@ impl Lab {
 
     async fn comes_back(&self, state_id: &str, held: &[JobId]) -> Daemon {
         let mut registration = registration("daemon", &[]);
-        registration.came_back = Some(CameBack {
+        registration.restored = Some(RestoredState {
             state_id: state_id.to_owned(),
             held: held.to_vec(),
         });

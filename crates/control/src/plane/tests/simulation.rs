@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
-use crate::{model::DaemonId, plane::daemons::CameBack};
+use crate::{model::DaemonId, plane::daemons::RestoredState};
 
 const STEPS: usize = 1_500;
 const NAMES: [&str; 3] = ["one", "two", "three"];
@@ -135,7 +135,7 @@ impl World {
         let process = &self.processes[at];
         let mut registration = registration(NAMES[process.name], &[]);
         let has_begun = process.daemon.is_none();
-        registration.came_back = has_begun.then(|| CameBack {
+        registration.restored = has_begun.then(|| RestoredState {
             state_id: process.state_id.clone(),
             held: process.jobs.iter().copied().collect(),
         });

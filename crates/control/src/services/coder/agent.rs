@@ -196,7 +196,7 @@ async fn lifecycle(
     plane
         .change_agent(id, AgentChange::Lifecycle(state))
         .await?;
-    plane.record_report(id, |reports| reports.comes_to(state, plane.now()));
+    plane.record_report(id, |reports| reports.record_lifecycle(state, plane.now()));
     Ok(lifecycle)
 }
 

@@ -182,7 +182,7 @@ impl Peer {
 
     async fn answer(self, stream: Stream) {
         let account = self.share.packets.clone();
-        let accepting = Answer::accept_paying(stream, LIMITS, account);
+        let accepting = Answer::accept_with_budget(stream, LIMITS, account);
         let answer = match timeout(NAME_TIMEOUT, accepting).await {
             Ok(Ok(Some(answer))) => answer,
             Ok(Ok(None)) | Err(_) => return,

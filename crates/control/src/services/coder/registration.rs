@@ -41,7 +41,7 @@ pub(super) async fn admit(
         api_version: asked.version.clone(),
         organization: Some(organization),
         // Coder's protocol has no field for it.
-        came_back: None,
+        restored: None,
     };
     plane
         .admit(&credential, &registration)

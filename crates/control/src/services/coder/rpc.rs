@@ -47,7 +47,7 @@ pub(super) async fn serve(
     uploads: files::Uploads,
     stream: Stream,
 ) {
-    let accepting = Answer::accept_paying(stream, LIMITS, account);
+    let accepting = Answer::accept_with_budget(stream, LIMITS, account);
     let answer = match timeout(NAME_TIMEOUT, accepting).await {
         Ok(Ok(Some(answer))) => answer,
         Ok(Ok(None)) | Err(_) => return,

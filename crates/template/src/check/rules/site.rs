@@ -15,20 +15,20 @@ use crate::check::{
     source::File,
 };
 
-/// Something that a template needs and a site's mirror lacks.
+/// Item that a template needs and a site's mirror lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lack {
-    /// Thing that is missing.
-    pub what: Lacking,
+pub struct MissingItem {
+    /// Kind of the item, with its name.
+    pub kind: MissingKind,
     /// The reason in a few words: `not in the mirror`, `there is 1.0.0`.
     pub detail: String,
     /// Entry of a `mirror.toml` that makes `sync` fetch it; empty if no mirror can have it.
     pub entry: String,
 }
 
-/// Kinds of things that a mirror may lack.
+/// Kinds of items that a mirror may lack.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lacking {
+pub enum MissingKind {
     /// A provider, in a version that the template accepts.
     Provider(ProviderAddr),
     /// A module: the address of its call, and its source.
@@ -60,13 +60,13 @@ pub(super) fn check(check: &mut Check<'_, '_>) {
     }
 }
 
-fn report_lack(check: &mut Check<'_, '_>, lack: &Lack) {
-    let (spot, name) = match &lack.what {
-        Lacking::Provider(addr) => (provider(check, addr), format!("the provider `{addr}`")),
-        Lacking::Module { address, source } => {
+fn report_lack(check: &mut Check<'_, '_>, lack: &MissingItem) {
+    let (spot, name) = match &lack.kind {
+        MissingKind::Provider(addr) => (provider(check, addr), format!("the provider `{addr}`")),
+        MissingKind::Module { address, source } => {
             (module(check, address), format!("the module `{source}`"))
         }
-        Lacking::Engine(name) => (engine(check), format!("a suitable engine `{name}`")),
+        MissingKind::Engine(name) => (engine(check), format!("a suitable engine `{name}`")),
     };
     let spot = spot.unwrap_or_else(|| top(check));
     let message = format!("the mirror does not have {name}: {}", lack.detail);

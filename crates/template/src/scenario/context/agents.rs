@@ -78,6 +78,7 @@ fn app(app: &App) -> Value {
         "display_name": app.display_name,
         "command": app.command,
         "icon": app.icon,
+        "tooltip": app.tooltip,
         "subdomain": app.subdomain,
         "external": app.external,
     })

@@ -15,7 +15,7 @@ use outpost_provision::{
 use uuid::Uuid;
 
 use super::{
-    super::{Stage, inert},
+    super::{PreparedEngine, inert},
     BuildError,
 };
 
@@ -24,7 +24,7 @@ const MAX_COMPLAINTS: usize = 64 << 10;
 
 /// A session that builds of one template share, as init takes most of the time of a small one.
 pub(super) struct Conversation {
-    stage: Stage,
+    stage: PreparedEngine,
     /// True if provisioners are left out.
     is_inert: bool,
     /// True if a failed init is the template's own fault.
@@ -43,7 +43,7 @@ pub(super) struct Planned {
 }
 
 impl Conversation {
-    pub(super) fn new(stage: Stage, is_inert: bool, is_broken: bool) -> Self {
+    pub(super) fn new(stage: PreparedEngine, is_inert: bool, is_broken: bool) -> Self {
         Self {
             stage,
             is_inert,

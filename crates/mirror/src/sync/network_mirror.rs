@@ -22,8 +22,8 @@ use crate::{
 };
 
 impl Sync {
-    /// Brings packages of a version into the store.
-    pub(super) async fn vouched(
+    /// Imports packages of a version that the network mirror vouches for.
+    pub(super) async fn from_network_mirror(
         &self,
         before: &Generation,
         mirror: &NetworkMirror,
@@ -143,7 +143,11 @@ impl Sync {
             Hash::H1(_) | Hash::Other { .. } => None,
         });
         let (digest, fetched) = match expected {
-            Some(digest) => (digest, self.bring(&archive.url, digest, &filename).await?),
+            Some(digest) => (
+                digest,
+                self.fetch_into_store(&archive.url, digest, &filename)
+                    .await?,
+            ),
             None if self.dry_run => {
                 let length = self.fetcher.length(&archive.url).await?;
                 return Ok((Fetched::Bytes(length), None));
