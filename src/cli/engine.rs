@@ -2,9 +2,9 @@
 
 use std::{
     ffi::OsString,
-    fs::Permissions,
-    io::Write as _,
-    os::unix::fs::PermissionsExt as _,
+    fs::{File, Permissions},
+    io::{Read as _, Write as _},
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -31,7 +31,10 @@ use crate::{
     provision::{ProviderStore, Provisioner},
     registry::Platform,
     stop::Stop,
-    template::mock::{Mock, MockStore},
+    template::{
+        mock::{Mock, MockStore},
+        results::appearance,
+    },
     terraform::{
         Engine, EngineConfig, Environment,
         binary::{self, Binary},
@@ -358,15 +361,52 @@ impl EngineArgs {
     /// # Errors
     /// If it does not work.
     pub(super) async fn installed(&self, stop: &Stop) -> anyhow::Result<Option<Binary>> {
-        let path = match &self.engine {
-            Some(path) => path.clone(),
-            None => match binary::find(&std::env::var_os("PATH").unwrap_or_default()) {
-                Ok(path) => path,
-                Err(_) => return Ok(None),
-            },
+        let Some(path) = self.installed_path() else {
+            return Ok(None);
         };
         let environment = host_environment().to_vec();
         Ok(Some(Binary::probe(&path, environment, stop).await?))
+    }
+
+    /// What results of this engine depend on besides a template: the engine itself, variables that it reads, and what is in the
+    /// mirror. `None` if that cannot be told without asking somebody.
+    pub(super) async fn identity(&self, stop: &Stop) -> Option<Vec<Vec<u8>>> {
+        // Rarely used, and then often edited.
+        if self.bootstrap_scripts.is_some() {
+            return None;
+        }
+        let mut parts = vec![vec![u8::from(self.sealed)]];
+        match &self.mirror {
+            None => {}
+            Some(Mirror::Served(_)) => return None,
+            Some(Mirror::Directory(_)) => {
+                let (number, generation) = self.store().ok()??.newest().ok()?;
+                parts.push(number.to_le_bytes().to_vec());
+                parts.push(serde_json::to_vec(&generation).ok()?);
+            }
+        }
+        if let Some(path) = self.installed_path() {
+            parts.push(appearance(&path).ok()?.into_bytes());
+            // The engine behind a version manager's script may be another one next time.
+            if is_script(&path) {
+                let binary = self.installed(stop).await.ok()??;
+                parts.push(format!("{:?} {}", binary.kind, binary.version).into_bytes());
+            }
+        } else if self.mirror.is_some() {
+            return None;
+        }
+        let environment = host_environment().to_vec().into_iter();
+        let read = environment.filter(|(name, _)| {
+            let name = name.as_encoded_bytes();
+            name.starts_with(b"TF_") || name.starts_with(b"TOFU_")
+        });
+        parts.extend(read.map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()));
+        Some(parts)
+    }
+
+    fn installed_path(&self) -> Option<PathBuf> {
+        let found = || binary::find(&std::env::var_os("PATH").unwrap_or_default()).ok();
+        self.engine.clone().or_else(found)
     }
 
     /// The same options with the mirror in a directory, unless another one is named.
@@ -561,6 +601,12 @@ const SYSTEMD: [&str; 4] = [
 
 /// Variable that names the operator's own CLI configuration.
 const CLI_CONFIG: &str = "TF_CLI_CONFIG_FILE";
+
+fn is_script(path: &Path) -> bool {
+    let mut start = [0; 2];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_err() || start == *b"#!"
+}
 
 /// Returns a variable. One that names a CLI configuration counts only if the file exists, because engines warn at
 /// each command.

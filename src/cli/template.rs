@@ -1,7 +1,10 @@
 //! `outpost template`.
 
 mod check;
+mod jobs;
+mod kept;
 mod rules;
+mod running;
 mod test;
 
 use std::path::{Path, PathBuf};

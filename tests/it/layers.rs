@@ -171,6 +171,14 @@ const OPENS_PATHS: &[(&str, &str)] = &[
         "template/mock/store.rs",
         "mocks in the cache of the person who checks a template",
     ),
+    (
+        "template/results.rs",
+        "results in the cache of the person who checks a template",
+    ),
+    (
+        "template/results.rs",
+        "results in the cache of the person who checks a template",
+    ),
     ("terraform/binary.rs", "the engine's own file"),
     (
         "terraform/bootstrap.rs",

@@ -4,6 +4,7 @@ mod bad_input;
 mod formats;
 mod places;
 mod planning;
+mod results;
 mod suppression;
 
 use std::{fs, path::Path, process::Output};

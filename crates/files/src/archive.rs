@@ -108,6 +108,8 @@ pub enum ArchiveError {
     /// The packed template is too large.
     #[error("Archive too big. Must be <= {limit} bytes")]
     PackedTooBig {
+        /// The file or directory that did not fit.
+        name: String,
         /// Limit in bytes, which it must not reach.
         limit: u64,
     },
@@ -131,10 +133,9 @@ impl ArchiveError {
     /// Returns a suggestion for the template's author.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::PackedTooBig { .. } => Some(
-                "move large files out of the template directory; hidden files are left out anyway"
-                    .to_owned(),
-            ),
+            Self::PackedTooBig { name, .. } => Some(format!(
+                "move large files out of the template directory, where {name:?} did not fit; hidden files are left out anyway"
+            )),
             Self::FileTooBig { name, .. } => Some(format!(
                 "remove {name:?} from the template, and download it in a script instead"
             )),

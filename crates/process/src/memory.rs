@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -22,37 +22,102 @@ pub fn available() -> Option<u64> {
 }
 
 fn available_in(root: &Path) -> Option<u64> {
-    let info = fs::read_to_string(root.join("proc/meminfo")).ok();
-    let total = info.and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-        let kib: u64 = line?.trim().trim_end_matches("kB").trim().parse().ok()?;
-        Some(kib * 1024)
-    });
+    let total = of_machine(root, "MemTotal:");
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let limits = groups.lines().flat_map(|line| limits(root, line));
     limits.chain(total).min()
 }
 
+/// Returns the bytes that our processes may still take: what the machine has left, or less if our control group has less left.
+///
+/// `None` where the kernel does not say.
+pub fn unused() -> Option<u64> {
+    unused_in(Path::new("/"))
+}
+
+fn unused_in(root: &Path) -> Option<u64> {
+    let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let left = groups.lines().flat_map(|line| left(root, line));
+    left.chain(of_machine(root, "MemAvailable:")).min()
+}
+
+/// Returns what is left below each limit of one line of `/proc/self/cgroup`. Pages of files that nobody uses are as good as free.
+fn left(root: &Path, line: &str) -> Vec<u64> {
+    let left = |limited: Limited| {
+        let text = fs::read_to_string(limited.group.join("memory.stat")).unwrap_or_default();
+        let pages = text.lines().find_map(|line| {
+            let line = line.strip_prefix("total_").unwrap_or(line);
+            line.strip_prefix("inactive_file ")?.trim().parse().ok()
+        });
+        let used = number_in(&limited.group.join(limited.kind.used))?;
+        let used = used.saturating_sub(pages.unwrap_or(0));
+        Some(limited.bytes.saturating_sub(used))
+    };
+    limited(root, line).into_iter().filter_map(left).collect()
+}
+
 /// Returns the limits of one line of `/proc/self/cgroup`, such as `0::/a/b` or `4:memory:/a`, and of all groups
 /// around it.
 fn limits(root: &Path, line: &str) -> Vec<u64> {
+    let limited = limited(root, line).into_iter();
+    limited.map(|limited| limited.bytes).collect()
+}
+
+/// A control group with a limit.
+struct Limited {
+    group: PathBuf,
+    kind: &'static Kind,
+    bytes: u64,
+}
+
+/// Files of a kind of control groups.
+struct Kind {
+    mount: &'static str,
+    limit: &'static str,
+    used: &'static str,
+}
+
+const SECOND: Kind = Kind {
+    mount: "sys/fs/cgroup",
+    limit: "memory.max",
+    used: "memory.current",
+};
+
+const FIRST: Kind = Kind {
+    mount: "sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+};
+
+fn limited(root: &Path, line: &str) -> Vec<Limited> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
         return Vec::new();
     };
-    let (mount, file) = match controllers {
-        "" => ("sys/fs/cgroup", "memory.max"),
-        _ if controllers.split(',').any(|it| it == "memory") => {
-            ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
-        }
+    let kind = match controllers {
+        "" => &SECOND,
+        _ if controllers.split(',').any(|it| it == "memory") => &FIRST,
         _ => return Vec::new(),
     };
     let groups = Path::new(path.trim_start_matches('/')).ancestors();
-    let limit = |group: &Path| {
-        let text = fs::read_to_string(root.join(mount).join(group).join(file)).ok()?;
-        text.trim().parse().ok() // `max` is no limit.
+    let limited = |group: &Path| {
+        let group = root.join(kind.mount).join(group);
+        let bytes = number_in(&group.join(kind.limit))?; // `max` is no limit.
+        Some(Limited { group, kind, bytes })
     };
-    groups.filter_map(limit).collect()
+    groups.filter_map(limited).collect()
+}
+
+fn number_in(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// Returns a number of `/proc/meminfo` in bytes.
+fn of_machine(root: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let kib: u64 = line?.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// All processes, and when they were listed.
@@ -127,6 +192,33 @@ mod tests {
         ]);
 
         assert_eq!(available_in(root.path()), Some(2_000_000));
+    }
+
+    #[test]
+    fn what_is_left_is_what_the_fullest_group_has_left() {
+        let root = root(&[
+            (
+                "proc/meminfo",
+                "MemTotal:        8000000 kB\nMemAvailable:    3000000 kB\n",
+            ),
+            ("proc/self/cgroup", "0::/pod/container\n"),
+        ]);
+        assert_eq!(unused_in(root.path()), Some(3_000_000 * 1024));
+
+        let write = |name: &str, text: &str| {
+            let path = root.path().join("sys/fs/cgroup/pod").join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("memory.max", "2000000\n");
+        write("memory.current", "1500000\n");
+        write("memory.stat", "anon 1000\ninactive_file 400000\n");
+        write("container/memory.max", "max\n");
+        write("container/memory.current", "1\n");
+        assert_eq!(unused_in(root.path()), Some(900_000));
+
+        write("memory.current", "9000000\n");
+        assert_eq!(unused_in(root.path()), Some(0));
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod baseline;
 mod complaint;
 mod finding;
 mod json;
+mod kept;
 mod model;
 mod modules;
 mod place;
@@ -21,6 +22,7 @@ use std::{collections::BTreeSet, path::Path};
 
 pub use self::{
     finding::{Finding, Severity, Summary, Suppressed},
+    kept::KeptReport,
     model::{Calls, Decl, MissingModule, Model, label},
     modules::{ModulesError, unpack_modules},
     place::Place,
@@ -48,6 +50,8 @@ pub struct Examined {
     pub agents: usize,
     /// Providers that must be replaced before anything is planned, with schemas inferred from use.
     pub mocks: Vec<Mock>,
+    /// Set if a call of a module leads nowhere or in a circle, so that no engine can fetch modules.
+    pub has_wrong_calls: bool,
     /// Tells whether the template names a place for states.
     pub has_backend: bool,
     /// Variables without a value, and one that a plan can go on with.
@@ -117,6 +121,7 @@ pub fn examine(sources: &mut Sources, options: &Options) -> Result<Examined, Sou
         resources: count(false),
         agents: count(true),
         missing: calls.missing.clone(),
+        has_wrong_calls: !calls.wrong.is_empty(),
         mocks: mock::mocks(&model, &options.default_host, &options.force_new),
         has_backend: mock::has_backend(&model),
         made_up: variables::made_up(&model, options),

@@ -9,10 +9,12 @@
 )]
 
 pub mod check;
+pub mod dependence;
 mod groups;
 mod mermaid;
 pub mod mock;
 pub mod picture;
+pub mod results;
 pub mod scenario;
 mod similar;
 mod survey;

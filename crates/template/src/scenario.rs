@@ -9,6 +9,7 @@ pub mod context;
 mod fields;
 mod golden;
 mod inert;
+mod kept;
 mod lines;
 mod mocks;
 mod parse;
@@ -31,6 +32,7 @@ use serde_json::Value;
 pub use self::{
     condition::{Failure, check},
     context::Facts,
+    kept::KeptRuns,
     mocks::give_values,
     parse::{MAX_BYTES, parse},
     place::{Place, Problem},

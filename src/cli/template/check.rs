@@ -1,5 +1,6 @@
 //! `outpost template check`.
 
+mod all;
 mod changed;
 mod modules;
 mod one;
@@ -15,7 +16,8 @@ use std::{
 use anyhow::Context;
 use url::Url;
 
-use self::{one::One, reports::ReportTo};
+use self::reports::ReportTo;
+use super::kept::CacheArgs;
 use crate::{
     cli::{
         engine::EngineArgs,
@@ -85,6 +87,11 @@ pub(in crate::cli) struct Check {
     /// Apply only rules that need no plan
     #[arg(long)]
     source_only: bool,
+    /// Number of templates checked at a time [default: one for each core, at most 4; fewer if memory is short]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: Option<u16>,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -127,22 +134,15 @@ struct Accepted {
 impl Check {
     pub(in crate::cli) async fn exec(self, wanted: Wanted, stop: Stop) -> anyhow::Result<()> {
         let accepted = self.baseline.as_deref().map(Accepted::read).transpose()?;
-        let binary = self.engine.installed(&stop).await.map_err(unchecked)?;
-        let mut templates = Vec::new();
+        let mut templates = all::check(&self, &self.chosen()?, &stop).await?;
         let mut used = BTreeSet::new();
-        for directory in self.chosen()? {
-            if stop.is_cancelled() {
-                return Err(crate::cli::exit::Interrupted.into());
-            }
-            let mut report = One::new(&self, &directory, binary.as_ref(), &stop)?
-                .check()
-                .await?;
+        for report in &mut templates {
             if let Some(accepted) = &accepted {
-                let (remaining, suppressed) = accepted.baseline.apply(report.findings, &mut used);
+                let findings = std::mem::take(&mut report.findings);
+                let (remaining, suppressed) = accepted.baseline.apply(findings, &mut used);
                 report.findings = remaining;
                 report.suppressed.extend(suppressed);
             }
-            templates.push(report);
         }
         if let (Some(accepted), Some(first)) = (&accepted, templates.first_mut()) {
             first.findings.extend(accepted.unused(&used));

@@ -1,6 +1,7 @@
 //! `outpost template test`.
 
 mod engines;
+mod known;
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,11 @@ use futures::{StreamExt as _, stream};
 use regex::Regex;
 use tempfile::TempDir;
 
-use self::engines::{Template, TestEngines};
+use self::{
+    engines::{Template, TestEngines},
+    known::Known,
+};
+use super::{jobs, kept::CacheArgs, running::Running};
 use crate::{
     cli::{
         engine::EngineArgs,
@@ -46,7 +51,7 @@ pub(in crate::cli) struct Test {
     /// Report only runs whose FILE/NAME matches this regular expression; runs before them are still built
     #[arg(long, value_name = "REGEX")]
     filter: Option<Regex>,
-    /// Number of scenarios played at a time [default: one for each core, at most 4]
+    /// Number of scenarios played at a time [default: one for each core, at most 4; fewer if memory is short]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
     /// Play only one part of the scenarios, such as 1/4
@@ -67,6 +72,8 @@ pub(in crate::cli) struct Test {
     /// Write a report to a file, too: table, json or junit
     #[arg(long = "report", value_name = "FORMAT=FILE")]
     reports: Vec<ReportTo>,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -251,8 +258,7 @@ impl Test {
         engine: &EngineArgs,
         stop: &Stop,
     ) -> anyhow::Result<Vec<Played>> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = self.jobs.map_or(cores.min(4), usize::from);
+        let jobs = jobs::at_a_time(self.jobs);
         let work = TempDir::with_prefix("outpost-test-")
             .context("failed to make a directory for the engine")?;
         let work = Scratch::waited_for(work);
@@ -272,20 +278,35 @@ impl Test {
         // The first failure must not cancel what runs: that would take what it made away in the middle.
         let all = stop.child();
         let engines = TestEngines::new(engine, &trust, work.path(), jobs, stop, &state);
+        let known = Known::open(self, engine, &settings.state, stop).await;
+        let running = Running::new(found.len(), "scenarios");
         let (settings, all, engines, templates) = (&settings, &all, &engines, &templates);
+        let (known, running) = (&known, &running);
         let playing = found
             .iter()
             .filter_map(|it| Some((it.directory.clone(), it.scenario.as_ref().ok()?.clone())));
-        let playing = playing.map(|(directory, scenario)| async move {
-            let engines = engines.of(&templates[&directory]);
-            let played = scenario::play(&directory, &scenario, &engines, settings, all).await;
-            if settings.fail_fast && has_failed(&played) {
-                all.drain();
-            }
-            played
-        });
-        let played: Vec<_> = stream::iter(playing).buffered(jobs).collect().await;
-        let reported: Vec<_> = played.into_iter().filter(is_reported).collect();
+        let playing = playing
+            .enumerate()
+            .map(|(index, (directory, scenario))| async move {
+                let _started = running.start(format!("{}/{}", shown(&directory), scenario.file));
+                let template = &templates[&directory];
+                let key = known.key(template, &scenario);
+                if let Some(played) = known.get(key.as_ref(), &directory, &scenario) {
+                    return (index, played);
+                }
+                let engines = engines.of(template);
+                let played = scenario::play(&directory, &scenario, &engines, settings, all).await;
+                known.put(key, template, &played);
+                if settings.fail_fast && has_failed(&played) {
+                    all.drain();
+                }
+                (index, played)
+            });
+        let playing = stream::iter(playing).buffer_unordered(jobs);
+        let mut played: Vec<_> = playing.collect().await;
+        played.sort_by_key(|(index, _)| *index);
+        let played = played.into_iter().map(|(_, played)| played);
+        let reported: Vec<_> = played.filter(is_reported).collect();
         if reported.is_empty() && self.filter.is_some() && self.shard.is_none() {
             return Err(UsageError("no run matches `--filter`".to_owned()).into());
         }

@@ -87,7 +87,7 @@ impl Packer {
         let kind = metadata.file_type();
         if kind.is_dir() {
             self.writer.directory(name, 0o755);
-            self.check_limit(0)?;
+            self.check_limit(name, 0)?;
             self.directory(path, &format!("{name}/"))?;
         } else if kind.is_symlink() {
             let target = fs::read_link(path).map_err(ArchiveError::read(path))?;
@@ -96,11 +96,11 @@ impl Packer {
             })?;
             self.writer.symlink(name, target);
         } else if kind.is_file() {
-            self.check_limit(metadata.len())?;
+            self.check_limit(name, metadata.len())?;
             let content = self.read(path)?;
             self.writer.file(name, mode(&metadata), &content);
         }
-        self.check_limit(0)
+        self.check_limit(name, 0)
     }
 
     /// Reads no more than could fit, even if the file grows meanwhile.
@@ -113,9 +113,12 @@ impl Packer {
         Ok(content)
     }
 
-    fn check_limit(&self, more: u64) -> Result<(), ArchiveError> {
+    fn check_limit(&self, name: &str, more: u64) -> Result<(), ArchiveError> {
         if self.writer.len().saturating_add(more) >= self.limit {
-            return Err(ArchiveError::PackedTooBig { limit: self.limit });
+            return Err(ArchiveError::PackedTooBig {
+                name: name.to_owned(),
+                limit: self.limit,
+            });
         }
         Ok(())
     }

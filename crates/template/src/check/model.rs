@@ -1,6 +1,9 @@
 //! Declarations of a template: calls of modules, resources and data sources, by address.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
 
 use hcl_edit::{
     Span,
@@ -99,6 +102,17 @@ pub struct WrongCall {
     pub place: Place,
     /// The fetched module in whose files the place is.
     pub module: String,
+}
+
+impl fmt::Display for WrongCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = &self.place;
+        write!(
+            f,
+            "{}:{}:{}: {}",
+            place.file, place.line, place.column, self.reason
+        )
+    }
 }
 
 /// The call of an instance: indexes instead of references, while files are still being read.

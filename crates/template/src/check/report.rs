@@ -8,7 +8,7 @@ mod table;
 
 use std::{fmt, str::FromStr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::finding::{Finding, Severity, Summary, Suppressed};
@@ -48,10 +48,13 @@ pub struct TemplateReport {
     /// Reasons why it could not be checked to the end; empty if it was.
     #[serde(skip)]
     pub incomplete: Vec<String>,
+    /// Tells whether it is that of an earlier run on the same content.
+    #[serde(skip)]
+    pub is_kept: bool,
 }
 
 /// Engine that a template was planned with.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineReport {
     /// Name: `terraform` or `tofu`.
     pub name: String,
@@ -60,7 +63,7 @@ pub struct EngineReport {
 }
 
 /// A provider that was replaced by a mock.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mocked {
     /// Address of the provider, such as `registry.terraform.io/kreuzwerker/docker`.
     pub source: String,
@@ -69,7 +72,7 @@ pub struct Mocked {
 }
 
 /// The source of a schema.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SchemaSource {
     /// The provider itself, which was asked.

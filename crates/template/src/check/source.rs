@@ -240,6 +240,16 @@ impl Sources {
         Ok(sources)
     }
 
+    /// Reads the template in `dir` with all local modules that it calls, however deep.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn of_template(dir: &Path) -> Result<Self, SourceError> {
+        let mut sources = Self::read(dir, BTreeMap::new())?;
+        super::Calls::follow(&mut sources)?;
+        Ok(sources)
+    }
+
     /// Tells whether there is no file of a template.
     pub fn is_empty(&self) -> bool {
         self.broken.is_empty() && self.modules.iter().all(|module| module.files.is_empty())

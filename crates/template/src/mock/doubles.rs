@@ -27,6 +27,8 @@ pub struct Doubles {
     pub mocks: Vec<Mock>,
     /// Modules that are not there, so that nobody knows their providers.
     pub missing: Vec<MissingModule>,
+    /// Calls of modules that lead nowhere or in a circle: a file, a line and a reason.
+    pub wrong: Vec<String>,
     /// Names of resources, and whether they are data sources, by type.
     pub(crate) names: BTreeMap<(bool, String), BTreeSet<String>>,
     /// True if a state in a file would slow down the engine.
@@ -54,6 +56,7 @@ impl Doubles {
         let calls = Calls::follow(&mut sources)?;
         let model = Model::new(&sources, &calls, variables);
         Ok(Self {
+            wrong: calls.wrong.iter().map(ToString::to_string).collect(),
             missing: calls.missing,
             ..Self::of(&model, default_host, force_new)
         })
@@ -69,6 +72,7 @@ impl Doubles {
         Self {
             mocks: mocks(model, default_host, force_new),
             missing: Vec::new(),
+            wrong: Vec::new(),
             names,
             is_large: resources(model) >= MANY,
             files: addresses::files(model, default_host),

@@ -119,6 +119,8 @@ pub struct Played {
     pub left: Option<String>,
     /// Time that it took, in seconds.
     pub seconds: f64,
+    /// Tells whether they are those of an earlier command on the same content.
+    pub is_kept: bool,
 }
 
 /// Plays a scenario of the template in `dir`. What it really made is destroyed at the end, also after a failure and after
@@ -345,7 +347,10 @@ impl Player<'_> {
     fn packed(&mut self) -> Result<Bytes, BuildError> {
         if self.archive.is_none() {
             let unable = |error: ArchiveError| {
-                BuildError::Unable(format!("failed to read the template: {error}"))
+                let hint = error
+                    .hint()
+                    .map_or_else(String::new, |hint| format!("; {hint}"));
+                BuildError::Unable(format!("failed to read the template: {error}{hint}"))
             };
             self.archive = Some(archive::pack_template(self.dir).map_err(unable)?);
         }

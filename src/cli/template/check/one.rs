@@ -50,15 +50,15 @@ pub(super) struct One<'a> {
 }
 
 impl<'a> One<'a> {
-    /// Reads the settings and the template's own files.
+    /// Reads the template's own files.
     pub(super) fn new(
         args: &'a Check,
         directory: &'a Path,
+        settings: Settings,
         binary: Option<&'a Binary>,
         stop: &'a Stop,
     ) -> anyhow::Result<Self> {
         let began = Instant::now();
-        let settings = Settings::find(directory).map_err(usage)?;
         let mirror = settings.mirror.as_deref().map(|dir| settings.beside(dir));
         let engine = args.engine.or_mirror(mirror);
         let options = args.options(&settings, &engine, binary)?;
@@ -94,8 +94,8 @@ impl<'a> One<'a> {
         })
     }
 
-    /// Applies all rules.
-    pub(super) async fn check(mut self) -> anyhow::Result<TemplateReport> {
+    /// Applies all rules, and returns the report with the files that it is about.
+    pub(super) async fn check(mut self) -> anyhow::Result<(TemplateReport, Sources)> {
         let schemas = planning::schemas(&self.args.schemas, &self.settings)?;
         self.examine()?;
         if !self.examined.missing.is_empty() && !self.is_hopeless() {
@@ -127,7 +127,7 @@ impl<'a> One<'a> {
         self.report.findings = checked.findings;
         self.report.suppressed = checked.suppressed;
         self.report.seconds = self.began.elapsed().as_secs_f64();
-        Ok(self.report)
+        Ok((self.report, self.sources))
     }
 
     /// Applies the rules that need no plan to the files that are at hand.
@@ -140,7 +140,7 @@ impl<'a> One<'a> {
 
     fn is_hopeless(&self) -> bool {
         let mut findings = self.examined.findings.iter();
-        findings.any(|it| HOPELESS.contains(&it.rule))
+        self.examined.has_wrong_calls || findings.any(|it| HOPELESS.contains(&it.rule))
     }
 
     /// Asks the mirror and the server that were named, and applies the rules again to their answers.

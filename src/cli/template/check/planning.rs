@@ -76,7 +76,10 @@ impl One<'_> {
             Ok(archive) => mock::prepare(&archive, self.examined.has_backend)
                 .context("failed to pack the template")?,
             Err(error) => {
-                let reason = format!("the template cannot be packed: {error}");
+                let hint = error
+                    .hint()
+                    .map_or_else(String::new, |hint| format!("; {hint}"));
+                let reason = format!("the template cannot be packed: {error}{hint}");
                 self.report.incomplete.push(reason);
                 return Ok(());
             }

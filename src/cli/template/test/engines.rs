@@ -112,8 +112,8 @@ fn unable(error: impl Into<anyhow::Error>) -> Refusal {
 
 /// A template's directory, and what is known about its providers.
 pub(super) struct Template {
-    dir: PathBuf,
-    settings: Settings,
+    pub(super) dir: PathBuf,
+    pub(super) settings: Settings,
     schemas: Schemas,
 }
 
@@ -154,6 +154,11 @@ impl TemplateEngines<'_> {
             return Err(Refusal::Unable(format!(
                 "`{}` would have to be fetched from `{}`",
                 module.address, module.source
+            )));
+        }
+        if let Some(call) = doubles.wrong.first() {
+            return Err(Refusal::Unable(format!(
+                "{call}; correct the module's `source`"
             )));
         }
         doubles.use_schemas(&template.schemas);

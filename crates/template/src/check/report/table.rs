@@ -56,11 +56,22 @@ pub(super) fn render(report: &Report, is_coloured: bool) -> String {
         .sum();
     let _ = write!(
         text,
-        "{} ({seconds:.1} s)",
-        total(report.summary, report.templates.len())
+        "{} ({seconds:.1} s{})",
+        total(report.summary, report.templates.len()),
+        kept(report)
     );
     text.push('\n');
     text
+}
+
+/// How many results are those of an earlier run.
+fn kept(report: &Report) -> String {
+    let kept = report.templates.iter().filter(|template| template.is_kept);
+    match (kept.count(), report.templates.len()) {
+        (0, _) => String::new(),
+        (1, 1) => ", unchanged since an earlier check".to_owned(),
+        (kept, _) => format!(", {kept} unchanged since an earlier check"),
+    }
 }
 
 fn shown(directory: &str) -> &str {

@@ -9,7 +9,10 @@ use super::{
 pub fn table(played: &[Played]) -> String {
     let mut lines = Vec::new();
     for scenario in played {
-        lines.push(title(scenario));
+        lines.push(match scenario.is_kept {
+            true => format!("{} (unchanged since it passed)", title(scenario)),
+            false => title(scenario),
+        });
         let problems = scenario.problems.iter();
         lines.extend(problems.map(|problem| format!("  WRONG    {problem}")));
         scenario

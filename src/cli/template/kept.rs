@@ -1,0 +1,112 @@
+//! Results of earlier runs of `outpost template check` and `outpost template test`.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    cli::engine::EngineArgs,
+    files::archive,
+    stop::Stop,
+    template::{
+        check::settings::Settings,
+        results::{Key, KeyParts, Results, appearance},
+    },
+};
+
+/// Options about results of earlier runs.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct CacheArgs {
+    /// Neither use nor keep results of earlier runs
+    ///
+    /// The result for a template is used again if nothing changed on which it depends: files, settings, options, schemas, mirror,
+    /// engine and this program.
+    #[arg(long)]
+    no_cache: bool,
+}
+
+/// Results of earlier runs with one engine.
+pub(super) struct Kept {
+    results: Results,
+    common: KeyParts,
+}
+
+impl Kept {
+    /// The results of runs with the engine of `engine`; `None` if they may not be used, or if nobody knows whether the engine,
+    /// the mirror or anything else has changed.
+    pub(super) async fn open(cache: &CacheArgs, engine: &EngineArgs, stop: &Stop) -> Option<Self> {
+        if cache.no_cache {
+            return None;
+        }
+        let dir = engine.cache_dir().ok()?.join("results");
+        let program = appearance(&std::env::current_exe().ok()?).ok()?;
+        let identity = engine.identity(stop).await?;
+        let common = KeyParts::default()
+            .with(env!("CARGO_PKG_VERSION"))
+            .with(program)
+            .with_all(identity);
+        Some(Self {
+            results: Results::new(dir),
+            common,
+        })
+    }
+
+    /// Begins the key of a result that depends on a template: `None` if the template cannot be packed.
+    pub(super) fn of_template(&self, directory: &Path, settings: &Settings) -> Option<TemplateKey> {
+        let archive = archive::pack_template(directory).ok()?;
+        let decided = Settings {
+            path: Default::default(),
+            ..settings.clone()
+        };
+        // A scenario's workspace is named after the directory.
+        let name = directory.canonicalize().ok()?;
+        let parts = self.common.clone();
+        let parts = parts.with(&archive).with(format!("{decided:?}"));
+        let name = name.file_name().map(OsStr::as_bytes).unwrap_or_default();
+        Some(TemplateKey {
+            parts: parts.with(name),
+            archive,
+        })
+    }
+
+    pub(super) fn get<T: serde::de::DeserializeOwned>(&self, key: &Key) -> Option<T> {
+        self.results.get(key)
+    }
+
+    /// Keeps a result. One that cannot be kept is found again next time.
+    pub(super) fn put(&self, key: &Key, result: &impl serde::Serialize) {
+        if let Err(error) = self.results.put(key, result) {
+            tracing::debug!(%error, "cannot keep a result");
+        }
+    }
+}
+
+/// The key of a result that depends on a template, before what else it depends on.
+pub(super) struct TemplateKey {
+    pub(super) parts: KeyParts,
+    /// The template's files.
+    pub(super) archive: Bytes,
+}
+
+/// Schemas beyond this size are told apart by their appearance: reading them would take longer than a second run may.
+const MAX_READ: u64 = 4 << 20;
+
+/// Identifies files of schemas, those of the settings and those that were named; `None` if one cannot be read.
+pub(super) fn schemas(settings: &Settings, named: &[PathBuf]) -> Option<Vec<Vec<u8>>> {
+    let beside = settings.schemas.iter().map(|path| settings.beside(path));
+    let all = beside.chain(named.iter().cloned());
+    all.map(|path| schema(&path).ok()).collect()
+}
+
+fn schema(path: &Path) -> io::Result<Vec<u8>> {
+    let about = fs::metadata(path)?;
+    match about.is_file() && about.len() <= MAX_READ {
+        true => fs::read(path),
+        false => Ok(appearance(path)?.into_bytes()),
+    }
+}
