@@ -52,7 +52,8 @@ impl Daemon {
         command
             .args(["provisioner", "start", "--server", "coder", "--name", &name])
             .args(["--url", lab.wire.url().as_str()])
-            .env("OUTPOST_STATE_DIR", state_dir(&directory));
+            .env("OUTPOST_STATE_DIR", state_dir(&directory))
+            .env("CODER_CACHE_DIRECTORY", directory.path().join("cache"));
         let provider = variable("CODER_PROVIDER").unwrap_or_else(|| "builtin".to_owned());
         command.args(["--coder-provider", &provider]);
         match credential {
