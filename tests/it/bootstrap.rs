@@ -180,8 +180,23 @@ impl Machine {
 
     /// A tool that always fails.
     fn has_broken(&self, tool: &str) {
+        self.has_script(tool, "echo \"it is broken\" >&2\nexit 3");
+    }
+
+    /// A `tr` that takes `[:print:]` for a list of letters, as that of a small BusyBox does; this one fails at once.
+    fn has_tr_without_classes(&self) {
+        let tr = which::which("tr").unwrap();
+        let body = format!(
+            "case \"$*\" in *'[:'*) exit 3 ;; esac\nexec {} \"$@\"",
+            tr.display()
+        );
+        fs::remove_file(self.path("bin").join("tr")).unwrap();
+        self.has_script("tr", &body);
+    }
+
+    fn has_script(&self, tool: &str, body: &str) {
         let path = self.path("bin").join(tool);
-        fs::write(&path, "#!/bin/sh\necho \"it is broken\" >&2\nexit 3\n").unwrap();
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
@@ -349,6 +364,7 @@ async fn what_is_not_the_agent_is_not_run_and_is_shown() {
             return;
         };
         machine.has("curl");
+        machine.has_tr_without_classes();
         machine.set("BINARY_SHA256", sum);
 
         let ended = machine.run(&["/bin/sh"]).await;

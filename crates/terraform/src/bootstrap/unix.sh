@@ -20,7 +20,7 @@ say() { printf "%s\n" "$*" >&2; }
 ended() {
   status=$?
   trap - EXIT
-  clean=$(printf "%s" "$why" | tr "\"\\\\" "  " | tr -cd "[:print:]" | cut -c 1-300)
+  clean=$(printf "%s" "$why" | tr "\"\\\\" "  " | tr -cd " -~" | cut -c 1-300)
   say "agent-bootstrap-error: {\"stage\":\"$stage\",\"status\":$status,\"url\":\"$BINARY_URL\",\"message\":\"$clean\"}"
   linger="${BOOTSTRAP_LINGER_SECONDS:-86400}"
   if [ "$linger" -gt 0 ]; then
@@ -118,7 +118,7 @@ is_agent() {
   if has od; then
     first=$(od -An -tx1 -N 4 "$1" | tr -d " \n")
     if [ "$first" != "$begins" ]; then
-      text=$(head -c 2000 "$1" | tr -cd "[:print:]\n" | sed -e "s/<[^>]*>/ /g" | tr -s " \n" " " | cut -c 1-200)
+      text=$(head -c 2000 "$1" | tr -cd " -~\n" | sed -e "s/<[^>]*>/ /g" | tr -s " \n" " " | cut -c 1-200)
       why="this is no program, but perhaps a login page or an error of a proxy: $text"
       return 1
     fi
