@@ -3,7 +3,12 @@
 //! # Source
 //! coder `provisioner/terraform/diagnostic.go`.
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
+
+/// Maximum number of warnings of one command that are compared with later ones.
+const MAX_COMPARED: usize = 1_000;
 
 /// A warning or an error in Terraform's JSON output.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -130,6 +135,25 @@ impl Diagnostic {
     }
 }
 
+/// Warnings of one command. An engine prints one for each instance of a block, and again while it plans, with the same
+/// text and place; on a terminal it counts them together, but not in JSON.
+#[derive(Debug, Default)]
+pub(crate) struct Warnings(HashSet<(String, String)>);
+
+impl Warnings {
+    /// Returns whether the command has already printed exactly this warning.
+    pub(crate) fn has_repeated(&mut self, diagnostic: &Diagnostic) -> bool {
+        if diagnostic.is_error() {
+            return false;
+        }
+        let warning = (diagnostic.summary.clone(), diagnostic.format());
+        match self.0.len() < MAX_COMPARED {
+            true => !self.0.insert(warning),
+            false => self.0.contains(&warning),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +191,30 @@ mod tests {
             "on a.tf line 1:\n  (source code not available)\n\nHm."
         );
         assert_eq!(without_place.format(), "Hm.");
+    }
+
+    #[test]
+    fn a_warning_is_repeated_if_nothing_of_what_people_see_differs() {
+        let warning = |severity: &str, line: u64| Diagnostic {
+            severity: severity.to_owned(),
+            summary: "Deprecated Resource".to_owned(),
+            range: Some(Range {
+                filename: "main.tf".to_owned(),
+                start: Position { line },
+            }),
+            ..Diagnostic::default()
+        };
+        let mut warnings = Warnings::default();
+
+        assert!(!warnings.has_repeated(&warning("warning", 1)));
+        assert!(warnings.has_repeated(&warning("warning", 1)));
+        assert!(!warnings.has_repeated(&warning("warning", 2)));
+        assert!(!warnings.has_repeated(&warning("error", 1)));
+        assert!(!warnings.has_repeated(&warning("error", 1)));
+        for line in 0..2 * MAX_COMPARED as u64 {
+            warnings.has_repeated(&warning("warning", line));
+        }
+        assert_eq!(warnings.0.len(), MAX_COMPARED);
     }
 
     #[test]

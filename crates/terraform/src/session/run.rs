@@ -10,7 +10,12 @@ use outpost_process::{
 };
 use outpost_provision::{ApplyObserver, LogSink, Memory, StepFailure};
 
-use crate::{Environment, diagnostic::Diagnostic, log_stream, timings::Timings};
+use crate::{
+    Environment,
+    diagnostic::{Diagnostic, Warnings},
+    log_stream,
+    timings::Timings,
+};
 
 /// Maximum size of errors that are kept to recognize the cause of a failure, in bytes.
 const MAX_OUTPUT_BYTES: usize = 64 * 1024;
@@ -136,7 +141,7 @@ impl Runner {
         }
         let started = tokio::time::Instant::now().into_std();
         let (mut output, mut first_error, mut state) = (String::new(), None, None);
-        let mut first_line = None;
+        let (mut first_line, mut warnings) = (None, Warnings::default());
         let on_line = |pipe: Pipe, line: Line| {
             let said = log_stream::read(pipe, line);
             let is_moot = |diagnostic: &Diagnostic| match self.ignored_entries {
@@ -144,7 +149,9 @@ impl Runner {
                 IgnoredLockEntries::OfCoder => diagnostic.is_about_lock_of_coder(),
                 IgnoredLockEntries::All => diagnostic.is_about_lock(),
             };
-            if said.diagnostic.as_ref().is_some_and(is_moot) {
+            let is_unwanted =
+                |diagnostic: &Diagnostic| is_moot(diagnostic) || warnings.has_repeated(diagnostic);
+            if said.diagnostic.as_ref().is_some_and(is_unwanted) {
                 return;
             }
             if let Some(timed) = &said.timed {
