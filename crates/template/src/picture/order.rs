@@ -41,7 +41,7 @@ impl Phase {
 /// A script of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OrderedScript {
-    /// Name that people read; the address if there is no other.
+    /// Name that people read, with the address if another script has the same one; the address if there is no name.
     pub name: String,
     /// Full address in the template.
     pub address: String,
@@ -87,7 +87,7 @@ impl ScriptOrder {
         let all: BTreeMap<_, _> = ordered
             .map(|script| (script.resource_address.as_str(), script))
             .collect();
-        let scripts = sorted(&all);
+        let scripts = distinct(sorted(&all));
         (!scripts.is_empty()).then(|| Self {
             phase,
             devcontainer: container.to_owned(),
@@ -171,6 +171,19 @@ fn sorted(all: &BTreeMap<&str, &job::Script>) -> Vec<OrderedScript> {
     sorted
 }
 
+/// Adds the address to names that several scripts have, such as those of a module that is used twice.
+fn distinct(mut scripts: Vec<OrderedScript>) -> Vec<OrderedScript> {
+    let mut uses: BTreeMap<String, usize> = BTreeMap::new();
+    for script in &scripts {
+        *uses.entry(script.name.clone()).or_default() += 1;
+    }
+    let shared = scripts.iter_mut().filter(|it| uses[&it.name] > 1);
+    for script in shared {
+        script.name = format!("{} ({})", script.name, script.address);
+    }
+    scripts
+}
+
 /// The longest chain, back from the deepest script; of several the first by address.
 fn critical_path(scripts: &[OrderedScript]) -> Vec<String> {
     let by_address: BTreeMap<_, _> = scripts.iter().map(|it| (it.address.as_str(), it)).collect();
@@ -241,6 +254,33 @@ mod tests {
         assert!(orders[0].is_critical("coder_script.apt", "coder_script.clone"));
         assert!(!orders[0].is_critical("coder_script.apt", "coder_script.tools"));
         assert_eq!((orders.len(), orders[1].phase), (2, Phase::Stop));
+    }
+
+    #[test]
+    fn scripts_with_the_same_name_are_told_apart_by_their_address() {
+        let renamed = |name: &str, script: job::Script| job::Script {
+            display_name: name.to_owned(),
+            ..script
+        };
+        let agent = job::Agent {
+            scripts: vec![
+                renamed("Install", script("first", &[])),
+                renamed("Install", script("second", &["first"])),
+                renamed("Start", script("third", &["second"])),
+            ],
+            ..job::Agent::default()
+        };
+
+        let orders = ScriptOrder::all_of(&agent);
+
+        let path = orders[0].critical_path.iter();
+        let names: Vec<_> = path.map(|address| orders[0].name(address)).collect();
+        let expected = [
+            "Install (coder_script.first)",
+            "Install (coder_script.second)",
+            "Start",
+        ];
+        assert_eq!(names, expected);
     }
 
     #[test]
