@@ -74,6 +74,16 @@ fn coder_s_everyday_commands_do_their_work_here() {
     fs::write(directory.join("main.tf"), TEMPLATE).unwrap();
     let directory = directory.to_str().unwrap();
 
+    let unknown = ["CODER_URL", "CODER_SESSION_TOKEN"];
+    let mut login = cli.0.coder();
+    unknown.iter().for_each(|name| {
+        login.env_remove(name);
+    });
+    login.args(["login", &server.url, "--use-token-as-session"]);
+    login.args(["--token", token.trim()]);
+    let output = login.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+
     let push = |name: &'static str| {
         let variable = ["--variable", "region=eu", "--name", name, "--yes"];
         [

@@ -279,6 +279,32 @@ async fn a_workspace_is_planned_created_stopped_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_workspace_is_renamed_between_its_builds() {
+    let mut lab = Lab::start(Storage::Memory).await;
+    let daemon = lab.daemon("one");
+    lab.import(&daemon).await;
+    lab.api
+        .create_workspace(workspace_request("dev"))
+        .await
+        .unwrap();
+    let cli = Cli::admin(&lab);
+    let workspace = cli.get("users/me/workspace/dev").await;
+    let path = format!("workspaces/{}", id(&workspace));
+    let (status, refused) = cli.send("PATCH", &path, json!({ "name": "new" })).await;
+    assert_eq!(status, 409, "{refused}");
+    let job = take(&daemon).await;
+    daemon.complete(built(&job)).await.unwrap();
+
+    let (status, _) = cli.send("PATCH", &path, json!({ "name": "new" })).await;
+
+    assert_eq!(status, 204);
+    let renamed = cli.get("users/me/workspace/new").await;
+    assert_eq!(id(&renamed), id(&workspace));
+    let (status, refused) = cli.send("PATCH", &path, json!({ "name": "-" })).await;
+    assert_eq!(status, 400, "{refused}");
+}
+
+#[tokio::test]
 async fn a_build_is_cancelled_and_found_by_its_number() {
     let mut lab = Lab::start(Storage::Memory).await;
     let daemon = lab.daemon("one");
@@ -437,6 +463,15 @@ async fn what_this_server_has_not_is_said_in_words() {
     for (method, path, detail) in [
         ("GET", "users/me/secrets", "user secrets are not supported"),
         ("PUT", "workspaces/x/ttl", "schedules are not supported"),
+        ("GET", "users/me/keys/tokens", "`outpost token`"),
+        ("POST", "organizations", "`outpost organization`"),
+        (
+            "GET",
+            "organizations/default/provisionerkeys",
+            "`outpost provisioner key`",
+        ),
+        ("GET", "organizations/default/groups", "groups are not"),
+        ("GET", "organizations/default/members", "`outpost user`"),
         ("PATCH", "templates/x", "outpost --help"),
         ("GET", "insights/daus", "outpost --help"),
     ] {

@@ -54,6 +54,18 @@ async fn plain_http_is_answered_beside_grpc() {
     assert_eq!(user.name, "admin");
 }
 
+/// It has no token yet, and would offer to create a first user if there were none.
+#[tokio::test]
+async fn coder_login_finds_a_user_and_a_browser_the_way_to_a_token() {
+    let lab = Lab::start(Storage::Memory).await;
+    let address = lab.server.address();
+
+    let first = get(address, "/api/v2/users/first").await;
+    assert!(first.starts_with("HTTP/1.1 200 OK"), "{first}");
+    let page = get(address, "/cli-auth").await;
+    assert!(page.contains("outpost token create"), "{page}");
+}
+
 #[tokio::test]
 async fn health_and_reflection_are_there() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};

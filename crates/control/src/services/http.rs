@@ -18,7 +18,17 @@ use tracing::warn;
 
 use crate::{config::Config, data_dir::DataDir, plane::Plane, store::StoreError};
 
-/// Routes of `/healthz`, `/readyz`, `/api/v2/buildinfo` and `/api/v2/appearance`, which need no token.
+/// Page for a browser that `coder login` opens.
+const LOGIN: &str = "\
+This server has no web login. Create a token on a machine that is logged in:
+
+    outpost token create --name NAME --file FILE
+
+and paste it where `coder login` waits for it, or log in with `outpost login URL --token-file FILE`.
+The server's first token is in its data directory, in `admin.token`.
+";
+
+/// Routes that need no token: health, versions, and what `coder login` asks before it has one.
 pub(super) fn routes(plane: Arc<Plane>, config: &Config, data_dir: Option<Arc<DataDir>>) -> Router {
     let readiness = Readiness {
         plane,
@@ -37,6 +47,8 @@ pub(super) fn routes(plane: Arc<Plane>, config: &Config, data_dir: Option<Arc<Da
         .with_state(readiness)
         .route("/api/v2/buildinfo", get(move || async move { Json(info) }))
         .route("/api/v2/appearance", get(|| async { Json(appearance()) }))
+        .route("/api/v2/users/first", get(|| async { Json(first_user()) }))
+        .route("/cli-auth", get(|| async { LOGIN }))
 }
 
 /// Appearance of Coder's clients: the default one.
@@ -51,39 +63,64 @@ fn appearance() -> Value {
     })
 }
 
+/// Answer to whether there is a user yet, without whom `coder login` would create one: the server itself did.
+fn first_user() -> Value {
+    json!({ "message": "the server has an administrator, whose token is in its data directory" })
+}
+
 /// Parts of Coder's API that this server does not have, by what their paths contain, and what to do instead.
-const ABSENT: [(&str, &str); 9] = [
+const ABSENT: [(&str, &str); 21] = [
     (
         "/secrets",
         "user secrets are not supported: pass values as template variables or parameters",
     ),
     ("/external-auth", "external authentication is not supported"),
     ("/gitsshkey", "SSH keys for users are not supported"),
+    ("/autostart", NO_SCHEDULES),
+    ("/ttl", NO_SCHEDULES),
+    ("/extend", NO_SCHEDULES),
+    ("/dormant", NO_SCHEDULES),
     (
-        "/autostart",
-        "schedules are not supported: a workspace runs until it is stopped",
-    ),
-    (
-        "/ttl",
-        "schedules are not supported: a workspace runs until it is stopped",
-    ),
-    (
-        "/extend",
-        "schedules are not supported: a workspace runs until it is stopped",
-    ),
-    (
-        "/dormant",
-        "schedules are not supported: a workspace runs until it is stopped",
+        "/autoupdates",
+        "workspaces are not updated by themselves: use `coder update`",
     ),
     (
         "/dynamic-parameters",
         "parameters are validated when a build is requested",
     ),
+    ("/favorite", "favorites are not supported"),
+    ("/acl", "workspaces and templates cannot be shared"),
+    (
+        "/provisionerkeys",
+        "keys are managed with `outpost provisioner key`",
+    ),
+    ("/groups", "groups are not supported"),
+    ("/tasks", "tasks are not supported"),
+    ("/licenses", "this server needs no license"),
+    ("/notifications", "notifications are not supported"),
+    (
+        "/regions",
+        "this server has no proxies for apps of workspaces",
+    ),
+    (
+        "/archive",
+        "versions are not archived; `outpost template delete` deletes a template",
+    ),
     (
         "/users",
-        "users and their tokens are managed with `outpost`",
+        "users and their tokens are managed with `outpost user` and `outpost token`",
+    ),
+    (
+        "/members",
+        "users are managed with `outpost user`; they belong to all organizations",
+    ),
+    (
+        "/organizations",
+        "organizations are managed with `outpost organization`",
     ),
 ];
+
+const NO_SCHEDULES: &str = "schedules are not supported: a workspace runs until it is stopped";
 
 /// Response for an unknown route, in the form that the client understands.
 pub(super) async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Response {

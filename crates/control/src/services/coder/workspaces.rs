@@ -49,7 +49,10 @@ pub(super) fn routes() -> Router<Arc<Plane>> {
             post(create_in),
         )
         .route("/api/v2/workspaces", get(workspaces))
-        .route("/api/v2/workspaces/{workspace}", get(workspace))
+        .route(
+            "/api/v2/workspaces/{workspace}",
+            get(workspace).patch(rename),
+        )
         .route("/api/v2/workspaces/{workspace}/usage", post(used))
         .route("/api/v2/workspaceagents/{agent}", get(agent))
         .route(
@@ -114,6 +117,27 @@ async fn workspace(
 ) -> Result<Json<Value>, Refusal> {
     let caller = authentication::caller(&plane, &headers).await?;
     described(&plane, &caller, &id).await
+}
+
+/// Renames a workspace, the only property that the request can change.
+async fn rename(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Extension(bodies): Extension<Bodies>,
+    request: Request,
+) -> Result<StatusCode, Refusal> {
+    #[derive(Deserialize)]
+    struct Asked {
+        name: String,
+    }
+    let caller = authentication::caller(&plane, request.headers()).await?;
+    let asked: Asked = bodies.json(Sender::Person(caller.user.id), request).await?;
+    let renamed = async {
+        let (_, found) = find(&plane, &caller, &id).await?;
+        plane.rename_workspace(&caller, &found, &asked.name).await
+    };
+    renamed.await.map_err(Refusal::unavailable)?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Accepts the report that a client is using a workspace. Nothing here stops unused workspaces.
