@@ -39,6 +39,8 @@ struct Lines {
     file: Option<LogFile>,
     secrets: Vec<Secret>,
     redactor: Redactor,
+    /// Stage of the last line.
+    stage: &'static str,
     /// Held-back ends of pieces, for each stream.
     held: [Held; 2],
 }
@@ -59,15 +61,12 @@ impl LogSink for StageSink {
     }
 
     fn log_entry(&self, entry: LogEntry) {
-        let (
-            source,
-            LogEntry {
-                level,
-                output,
-                kind,
-            },
-        ) = (LogSource::Provisioner, entry);
-        self.log.push(source, level, self.stage, output, kind);
+        let LogEntry {
+            level,
+            output,
+            kind,
+        } = entry;
+        self.log.push(level, self.stage, output, kind);
     }
 }
 
@@ -101,8 +100,8 @@ impl JobLog {
 
     /// Marks the beginning of a stage.
     pub(super) fn mark(&self, stage: &'static str) {
-        let (source, level) = (LogSource::ProvisionerDaemon, LogLevel::Info);
-        self.push(source, level, stage, String::new(), LogKind::Plain);
+        self.lines().mark(stage);
+        self.0.arrived.notify_one();
     }
 
     /// Logs a line as the engine would.
@@ -151,18 +150,13 @@ impl JobLog {
         self.lines().batch.is_empty()
     }
 
-    fn push(&self, source: LogSource, level: LogLevel, stage: &str, output: String, kind: LogKind) {
+    /// Logs an engine's line. Clients take the first line of a stage for its beginning and do not show it.
+    fn push(&self, level: LogLevel, stage: &'static str, output: String, kind: LogKind) {
         let mut lines = self.lines();
-        let line = LogLine {
-            source,
-            level,
-            created_at: Timestamp::now(),
-            stage: stage.to_owned(),
-            output: lines.safe(output, kind),
-        };
-        let goes_on = matches!(kind, LogKind::Piece { is_last: false, .. });
-        lines.on_file(|file| file.write(&line, goes_on));
-        lines.batch.push(line, kind);
+        if lines.stage != stage {
+            lines.mark(stage);
+        }
+        lines.push(LogSource::Provisioner, level, output, kind);
         drop(lines);
         self.0.arrived.notify_one();
     }
@@ -174,6 +168,25 @@ impl JobLog {
 }
 
 impl Lines {
+    fn mark(&mut self, stage: &'static str) {
+        self.stage = stage;
+        let (source, level) = (LogSource::ProvisionerDaemon, LogLevel::Info);
+        self.push(source, level, String::new(), LogKind::Plain);
+    }
+
+    fn push(&mut self, source: LogSource, level: LogLevel, output: String, kind: LogKind) {
+        let line = LogLine {
+            source,
+            level,
+            created_at: Timestamp::now(),
+            stage: self.stage.to_owned(),
+            output: self.safe(output, kind),
+        };
+        let goes_on = matches!(kind, LogKind::Piece { is_last: false, .. });
+        self.on_file(|file| file.write(&line, goes_on));
+        self.batch.push(line, kind);
+    }
+
     fn safe(&mut self, output: String, kind: LogKind) -> String {
         match kind {
             LogKind::Plain | LogKind::Diagnostic => self.redactor.redact(output),
