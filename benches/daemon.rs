@@ -70,6 +70,7 @@ async fn idle(slots: usize) -> anyhow::Result<Idle> {
         agent_binaries: None,
         trusted_proxies: Vec::new(),
         psks: vec![psk.clone()],
+        psk_file: None,
         direct_paths: control::DirectPaths::default(),
         limits: Limits::standard(),
         version: "v0.1.0".to_owned(),

@@ -220,6 +220,7 @@ async fn serve() -> anyhow::Result<()> {
         agent_binaries: None,
         trusted_proxies: Vec::new(),
         psks: vec![psk],
+        psk_file: None,
         // What is measured is the relay.
         direct_paths: control::DirectPaths {
             are_blocked: true,

@@ -1,6 +1,7 @@
 //! Pre-shared keys: `outpost psk generate`, and the keys that a server accepts, of which there are two during a rotation.
 //!
-//! A server reads its keys when it starts; a daemon reads its own for each connection, in `provisioner/credential.rs`.
+//! A server reads its file again when it changes, in `control/psk.rs`; a daemon reads its own for each connection, in
+//! `provisioner/credential.rs`.
 
 use std::{
     fs::OpenOptions,
@@ -11,7 +12,7 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{exit::Hint, output::Output, remote::secret_lines};
+use super::{exit::Hint, output::Output};
 use crate::{control::tokens, secret::Secret};
 
 /// Generate pre-shared keys for daemons
@@ -19,8 +20,8 @@ use crate::{control::tokens, secret::Secret};
 pub(super) enum Psk {
     /// Generate a key of 256 random bits
     ///
-    /// To rotate keys: a server accepts two at once, so add the new one and restart the server, give it to every
-    /// daemon, then remove the old one and restart the server again.
+    /// To rotate keys: a server accepts two at once and reads its file again when it changes, so add a line with the new
+    /// key, give the key to every daemon, then remove the old line.
     Generate {
         /// Write the key to this new file, readable only by you, instead of printing it
         #[arg(long, value_name = "FILE")]
@@ -31,7 +32,7 @@ pub(super) enum Psk {
 /// Pre-shared keys that a server accepts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Accepted {
-    /// File with the daemons' pre-shared keys, one per line; two while keys are rotated. It is read when the server starts
+    /// File with the daemons' pre-shared keys, one per line; two while keys are rotated. It is read again when it changes
     #[arg(long, value_name = "FILE", env = "OUTPOST_PSK_FILE")]
     pub(super) psk_file: Option<PathBuf>,
     /// Pre-shared key of the daemons; prefer a file, because other users can read the command line
@@ -42,21 +43,7 @@ pub(super) struct Accepted {
         hide_env_values = true,
         hide_default_value = true
     )]
-    psk: Vec<Secret>,
-}
-
-impl Accepted {
-    /// Reads the keys from the options and the file.
-    ///
-    /// # Errors
-    /// If the file cannot be read, or is empty.
-    pub(super) fn read(&self) -> anyhow::Result<Vec<Secret>> {
-        let mut psks = self.psk.clone();
-        if let Some(path) = &self.psk_file {
-            psks.extend(secret_lines(path)?);
-        }
-        Ok(psks)
-    }
+    pub(super) psk: Vec<Secret>,
 }
 
 #[derive(Serialize)]

@@ -329,7 +329,8 @@ impl Run {
             access_url: self.access_url.clone(),
             agent_binaries: self.agent_binaries.clone(),
             trusted_proxies: self.trusted_proxies.clone(),
-            psks: self.psks.read()?,
+            psks: self.psks.psk.clone(),
+            psk_file: self.psks.psk_file.clone(),
             direct_paths: self.outside.direct_paths()?,
             limits: control::Limits {
                 lease: Duration::from(self.job_lease),

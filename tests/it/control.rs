@@ -52,6 +52,7 @@ pub fn config(storage: Storage, psk: &Secret) -> Config {
         agent_binaries: None,
         trusted_proxies: Vec::new(),
         psks: vec![psk.clone()],
+        psk_file: None,
         // Most tests are about the relay, or about what happens without it.
         direct_paths: control::DirectPaths {
             are_blocked: true,

@@ -32,8 +32,10 @@ pub struct Config {
     pub agent_binaries: Option<PathBuf>,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
-    /// Pre-shared keys of daemons. None turns them off; two are for a change of keys.
+    /// Pre-shared keys of daemons, beside those in `psk_file`. None turns them off; two are for a change of keys.
     pub psks: Vec<Secret>,
+    /// File with further keys, one per line; read again when it changes.
+    pub psk_file: Option<PathBuf>,
     /// Paths between agents and their clients besides our relay.
     pub direct_paths: DirectPaths,
     /// Limits of the queue and of the listener.
@@ -168,6 +170,14 @@ pub enum ConfigError {
         /// Number of characters in the key.
         length: usize,
     },
+    /// A file with pre-shared keys that cannot be read or has none; with the reason.
+    #[error("pre-shared keys in `{}` cannot be used: {reason}", .path.display())]
+    PskFile {
+        /// Path of the file.
+        path: PathBuf,
+        /// Reason why it cannot be used.
+        reason: String,
+    },
     /// A limit of zero, with which nothing would work.
     #[error("limit `{0}` is zero")]
     ZeroLimit(&'static str),
@@ -187,6 +197,9 @@ impl ConfigError {
         match self {
             Self::TooManyPsks(_) => Some("remove the ones that no daemon uses any more".to_owned()),
             Self::ShortPsk { .. } => Some("generate one with `outpost psk generate`".to_owned()),
+            Self::PskFile { .. } => {
+                Some("write one key per line; `outpost psk generate` prints one".to_owned())
+            }
             Self::ZeroLimit(_) | Self::ShortLease { .. } => None,
         }
     }
@@ -198,7 +211,6 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the value.
     pub fn check(&self) -> Result<(), ConfigError> {
-        psk::check(&self.psks)?;
         self.limits.check()
     }
 }
@@ -274,6 +286,7 @@ mod tests {
             agent_binaries: None,
             trusted_proxies: Vec::new(),
             psks: Vec::new(),
+            psk_file: None,
             direct_paths: DirectPaths::default(),
             limits: Limits::standard(),
             version: "v0.1.0".to_owned(),

@@ -29,7 +29,6 @@ use std::{
 use jiff::Timestamp;
 use outpost_base::{
     rules::{resources::Refused, text::is_control},
-    secret::Secret,
     stop::Stop,
 };
 use outpost_net::{access::Access, budget::Shared};
@@ -52,6 +51,7 @@ use super::{
     crypt::{OpenError, Sealed, Vault},
     model::{AuditEntry, JobRecord, Organization, User, Workspace},
     parameters::Problem,
+    psk,
     queue::BadTag,
     store::{Store, StoreError},
     workspace_tags::TagError,
@@ -67,7 +67,7 @@ pub struct Plane {
     store: Arc<dyn Store>,
     vault: Vault,
     limits: Limits,
-    psks: Vec<Secret>,
+    psks: psk::Accepted,
     access_url: OnceLock<Url>,
     direct_paths: DirectPaths,
     clock: Clock,
@@ -210,11 +210,11 @@ impl Caller {
 
 impl Plane {
     /// Assembles the control plane. The access URL is set once the listener has an address.
-    pub fn new(
+    pub(crate) fn new(
         store: Arc<dyn Store>,
         vault: Vault,
         limits: Limits,
-        psks: Vec<Secret>,
+        psks: psk::Accepted,
         clock: Clock,
         stop: Stop,
     ) -> Self {

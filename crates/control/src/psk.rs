@@ -1,10 +1,20 @@
 //! Pre-shared keys of daemons. Two are valid at a time, so that they can be rotated: daemons change from the old key to
 //! the new one in any order, and then the old one is removed.
 //!
-//! A server reads its keys when it starts; a daemon reads its own for each connection.
+//! A server reads the file with its keys again when it changes; a daemon reads its own for each connection.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use outpost_base::secret::Secret;
 use subtle::ConstantTimeEq as _;
+use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use crate::{config::ConfigError, tokens::Hashed};
 
@@ -13,6 +23,132 @@ pub(crate) const SHORTEST: usize = 16;
 
 /// Maximum number of valid keys: during a rotation, the old one and the new one.
 const MAX_KEYS: usize = 2;
+
+/// Maximum size of a file with keys, in bytes.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+
+/// Keys that a server accepts: those of its options, and those in a file.
+#[derive(Debug, Default)]
+pub(crate) struct Accepted {
+    given: Vec<Secret>,
+    file: Option<KeyFile>,
+}
+
+#[derive(Debug)]
+struct KeyFile {
+    path: PathBuf,
+    newest: Mutex<Newest>,
+}
+
+/// The newest usable keys of a file, and the file's stamp when it was last looked at, `None` if it was not there.
+#[derive(Debug)]
+struct Newest {
+    stamp: Option<Stamp>,
+    keys: Vec<Secret>,
+}
+
+/// Inode, size, and times of the last change of content and of inode.
+type Stamp = (u64, u64, [i64; 4]);
+
+impl Accepted {
+    /// Takes the keys of the options and reads those in `file`, whose errors name it.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub(crate) fn new(given: Vec<Secret>, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let file = file.map(|path| -> Result<_, ConfigError> {
+            let newest = Newest {
+                stamp: stamp(path),
+                keys: read(path, &given)?,
+            };
+            Ok(KeyFile {
+                path: path.to_owned(),
+                newest: Mutex::new(newest),
+            })
+        });
+        check(&given)?;
+        Ok(Self {
+            file: file.transpose()?,
+            given,
+        })
+    }
+
+    /// Returns whether `key` is accepted at the moment.
+    pub(crate) fn contains(&self, key: &Secret) -> bool {
+        is_one_of(key, &self.all())
+    }
+
+    /// Returns a fingerprint of each key that is accepted at the moment.
+    pub(crate) fn fingerprints(&self) -> Vec<String> {
+        fingerprints(&self.all())
+    }
+
+    /// Reads the file again if it has changed, and returns the keys that are no longer accepted. The old keys stay
+    /// valid if it cannot be used: somebody may be writing it.
+    pub(crate) fn refresh(&self) -> Vec<Hashed> {
+        let Some(file) = &self.file else {
+            return Vec::new();
+        };
+        let path = file.path.display();
+        let mut newest = file.newest();
+        let stamp = stamp(&file.path);
+        if newest.stamp == stamp {
+            return Vec::new();
+        }
+        newest.stamp = stamp;
+        match read(&file.path, &self.given) {
+            Ok(keys) => {
+                let fingerprints = fingerprints(&keys).join(", ");
+                info!(%path, fingerprints, "pre-shared keys were read again, because their file has changed");
+                let old = std::mem::replace(&mut newest.keys, keys);
+                let left = [&self.given, newest.keys.as_slice()].concat();
+                let gone = old.iter().filter(|key| !is_one_of(key, &left));
+                gone.map(Hashed::of).collect()
+            }
+            Err(error) => {
+                warn!(%path, %error, "pre-shared keys cannot be read again, so the earlier ones remain valid");
+                Vec::new()
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<Secret> {
+        let read = self.file.as_ref().map(|file| file.newest().keys.clone());
+        [self.given.clone(), read.unwrap_or_default()].concat()
+    }
+}
+
+impl KeyFile {
+    fn newest(&self) -> MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let it = fs::metadata(path).ok()?;
+    let times = [it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec()];
+    Some((it.ino(), it.size(), times))
+}
+
+/// Reads the keys in a file, one per line, and checks them together with the given ones.
+fn read(path: &Path, given: &[Secret]) -> Result<Vec<Secret>, ConfigError> {
+    let unusable = |reason: String| ConfigError::PskFile {
+        path: path.to_owned(),
+        reason,
+    };
+    let failed = |error: io::Error| unusable(error.to_string());
+    let mut text = Zeroizing::new(String::new());
+    let file = File::open(path).map_err(failed)?;
+    let mut file = file.take(MAX_FILE_BYTES);
+    file.read_to_string(&mut text).map_err(failed)?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let keys: Vec<Secret> = lines.map(Secret::new).collect();
+    if keys.is_empty() {
+        return Err(unusable("it is empty".to_owned()));
+    }
+    check(&[given, &keys].concat())?;
+    Ok(keys)
+}
 
 /// Checks the number and the length of the keys.
 ///
@@ -33,7 +169,7 @@ pub(crate) fn check(psks: &[Secret]) -> Result<(), ConfigError> {
 }
 
 /// Returns whether `given` is one of `accepted`, in constant time: it is compared with all of them.
-pub(crate) fn is_one_of(given: &Secret, accepted: &[Secret]) -> bool {
+fn is_one_of(given: &Secret, accepted: &[Secret]) -> bool {
     let given = Hashed::of(given);
     accepted
         .iter()
@@ -43,7 +179,7 @@ pub(crate) fn is_one_of(given: &Secret, accepted: &[Secret]) -> bool {
 }
 
 /// Returns a fingerprint of each key.
-pub(crate) fn fingerprints(psks: &[Secret]) -> Vec<String> {
+fn fingerprints(psks: &[Secret]) -> Vec<String> {
     psks.iter()
         .map(|psk| Hashed::of(psk).fingerprint())
         .collect()
@@ -53,6 +189,54 @@ pub(crate) fn fingerprints(psks: &[Secret]) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::tokens::generate;
+
+    #[test]
+    fn keys_follow_their_file_but_not_into_one_that_cannot_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("psk");
+        let (given, old, new) = (generate(), generate(), generate());
+        let write = |text: &str| fs::write(&path, text).unwrap();
+        write(&format!("{}\n", old.expose()));
+        let keys = Accepted::new(vec![given.clone()], Some(&path)).unwrap();
+        let has = |wanted: [bool; 3]| {
+            assert_eq!([&given, &old, &new].map(|key| keys.contains(key)), wanted);
+        };
+        has([true, true, false]);
+        assert_eq!(keys.refresh(), []);
+
+        write(&format!("\n{}\n", new.expose()));
+        assert_eq!(keys.refresh(), [Hashed::of(&old)]);
+        has([true, false, true]);
+        assert_eq!(keys.fingerprints().len(), 2);
+
+        for unusable in ["", "short", &format!("{0}\n{0}\n{0}", old.expose())] {
+            write(unusable);
+            assert_eq!(keys.refresh(), []);
+            has([true, false, true]);
+        }
+        fs::remove_file(&path).unwrap();
+        assert_eq!(keys.refresh(), []);
+        has([true, false, true]);
+        // A key that the options have as well stays valid.
+        write(given.expose());
+        assert_eq!(keys.refresh(), [Hashed::of(&new)]);
+        write(old.expose());
+        assert_eq!(keys.refresh(), []);
+        has([true, true, false]);
+    }
+
+    #[test]
+    fn a_file_without_a_usable_key_is_named_at_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("psk");
+        for text in [None, Some(""), Some("\n \n")] {
+            if let Some(text) = text {
+                fs::write(&path, text).unwrap();
+            }
+            let error = Accepted::new(Vec::new(), Some(&path)).unwrap_err();
+            assert!(error.to_string().contains("psk"), "{error}");
+        }
+    }
 
     #[test]
     fn up_to_two_keys_of_some_length_are_accepted() {

@@ -17,7 +17,7 @@ use super::{
     crypt::{Key, Vault},
     data_dir::{DataDir, DataDirError},
     plane::{Credential, Plane, Registration, RequestError},
-    services,
+    psk, services,
     store::{
         Store, StoreError,
         sqlite::{self, OpenError, Sqlite},
@@ -105,7 +105,7 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
         store.clone(),
         vault,
         config.limits.clone(),
-        config.psks.clone(),
+        psk::Accepted::new(config.psks.clone(), config.psk_file.as_deref())?,
         Arc::new(Timestamp::now),
         stop.clone(),
     );

@@ -28,7 +28,7 @@ pub fn generate() -> Secret {
 }
 
 /// Hash that is stored in place of a value. It needs no salt: values are too random to be guessed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Hashed(pub [u8; 32]);
 
 impl Hashed {

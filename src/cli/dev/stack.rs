@@ -201,6 +201,7 @@ fn server_config(directory: PathBuf, listen: SocketAddr) -> control::Config {
         agent_binaries: None,
         trusted_proxies: Vec::new(),
         psks: Vec::new(),
+        psk_file: None,
         direct_paths: control::DirectPaths::default(),
         limits: control::Limits::standard(),
         version: rules::VERSION.to_owned(),

@@ -9,11 +9,12 @@ use outpost::{
     stop::Stop,
     transport::auth::Credential,
 };
+use tokio::time::timeout;
 use tonic::Code;
 
 use super::{
-    Lab, build_id, built, config, daemon, imported, pull_state, state_of, version_request,
-    workspace_request,
+    Lab, PATIENCE, build_id, built, config, daemon, imported, pull_state, state_of,
+    version_request, workspace_request,
 };
 
 #[tokio::test]
@@ -187,6 +188,58 @@ async fn two_keys_are_valid_while_they_are_changed() {
     let source = daemon(lab.server.url(), "daemon", Credential::Psk(old));
     let error = source.acquire(&Stop::new()).await.unwrap_err();
     assert!(matches!(error, SourceError::Unauthorized(_)), "{error}");
+}
+
+#[tokio::test]
+async fn keys_follow_their_file_without_a_restart() {
+    let (old, new) = (tokens::generate(), tokens::generate());
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("psk");
+    std::fs::write(&file, old.expose()).unwrap();
+    let config = outpost::control::Config {
+        psk_file: Some(file.clone()),
+        ..config(Storage::Memory, &tokens::generate())
+    };
+    let mut lab = Lab::with(config).await;
+    let source = daemon(lab.server.url(), "old", Credential::Psk(old));
+    let waiting = tokio::spawn(async move { source.acquire(&Stop::new()).await });
+    let registered = async {
+        let request = api::ListDaemonsRequest::default;
+        while lab
+            .api
+            .list_daemons(request())
+            .await
+            .unwrap()
+            .into_inner()
+            .daemons
+            .is_empty()
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, registered).await.unwrap();
+
+    std::fs::write(&file, new.expose()).unwrap();
+
+    let shown = lab
+        .api
+        .show_pre_shared_keys(api::ShowPreSharedKeysRequest {});
+    assert_eq!(shown.await.unwrap().into_inner().fingerprints.len(), 2);
+    let error = timeout(PATIENCE, waiting)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
+    assert!(matches!(error, SourceError::Unauthorized(_)), "{error}");
+    lab.api
+        .create_version(version_request("demo"))
+        .await
+        .unwrap();
+    let source = daemon(lab.server.url(), "new", Credential::Psk(new));
+    let job = timeout(PATIENCE, source.acquire(&Stop::new()))
+        .await
+        .unwrap();
+    assert!(job.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -7,7 +7,10 @@ use outpost_net::access::Access;
 use tracing::info;
 
 use super::{Plane, RequestError};
-use crate::model::{KeyId, TokenId, UserId};
+use crate::{
+    model::{KeyId, TokenId, UserId},
+    tokens::Hashed,
+};
 
 /// A credential that a peer presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +19,8 @@ pub(super) enum Proof {
     Token(TokenId),
     /// A provisioner key of a daemon.
     Key(KeyId),
+    /// A pre-shared key.
+    Psk(Hashed),
 }
 
 impl Plane {
@@ -36,6 +41,14 @@ impl Plane {
             self.revoke(Proof::Token(token.id));
         }
         Ok(())
+    }
+
+    /// Reads the file with pre-shared keys again if it has changed, and ends everything that was opened with keys that
+    /// are no longer in it.
+    pub(super) fn refresh_psks(&self) {
+        for gone in self.psks.refresh() {
+            self.revoke(Proof::Psk(gone));
+        }
     }
 
     /// Ends the connections of all tokens that have expired.

@@ -17,7 +17,6 @@ use crate::{
         Daemon, DaemonId, FileId, FileKind, Holder, JobRecord, Organization, OrganizationId,
         ProvisionerKey, Task, User,
     },
-    psk,
     queue::Tags,
     store::{JobChange, Registered},
     tokens::{self, Hashed},
@@ -105,19 +104,24 @@ impl Plane {
         const UNKNOWN: RequestError = RequestError::Unauthenticated(
             "a pre-shared key or a provisioner key is required, and the one given is unknown",
         );
-        let credential = match (psk, key) {
-            (Some(given), None) if psk::is_one_of(given, &self.psks) => Credential::Shared,
+        self.refresh_psks();
+        let (credential, proof) = match (psk, key) {
+            (Some(given), None) if self.psks.contains(given) => {
+                (Credential::Shared, Proof::Psk(Hashed::of(given)))
+            }
             (None, Some(key)) if key.expose().len() == tokens::LENGTH => {
-                let key = self.store.key(&Hashed::of(key)).await?;
-                key.map(Credential::Key).ok_or(UNKNOWN)?
+                let key = self.store.key(&Hashed::of(key)).await?.ok_or(UNKNOWN)?;
+                (Credential::Key(key.clone()), Proof::Key(key.id))
             }
             (_, _) => return Err(UNKNOWN),
         };
-        let access = match &credential {
-            Credential::Key(key) => Some(self.access(Proof::Key(key.id), None)),
-            Credential::Shared | Credential::Person(_) => None,
-        };
-        mark_authenticated(access.as_ref());
+        let access = self.access(proof, None);
+        // Once more, so that a key that was removed meanwhile either fails here or has ended this access.
+        if psk.is_some_and(|given| !self.psks.contains(given)) {
+            self.revoke(proof);
+            return Err(UNKNOWN);
+        }
+        mark_authenticated(Some(&access));
         Ok(credential)
     }
 

@@ -19,7 +19,6 @@ use crate::{
         AuditEntry, KeyId, Organization, OrganizationId, ProvisionerKey, Token, TokenId, User,
         UserId,
     },
-    psk,
     queue::Tags,
     tokens::{self, Hashed},
 };
@@ -584,7 +583,8 @@ impl Plane {
     /// [`RequestError::Forbidden`]
     pub(crate) fn psk_fingerprints(&self, caller: &Caller) -> Result<Vec<String>, RequestError> {
         caller.need_admin("showing pre-shared keys")?;
-        Ok(psk::fingerprints(&self.psks))
+        self.refresh_psks();
+        Ok(self.psks.fingerprints())
     }
 
     /// Returns the daily cost of a user's workspaces, and the user.

@@ -37,6 +37,7 @@ impl Plane {
                 _ = every.tick() => {}
             }
             self.revoke_expired();
+            self.refresh_psks();
             let before = std::mem::replace(&mut slowed, self.relay().slowed());
             if slowed - before > SLOWED {
                 let seconds = (slowed - before).as_secs();

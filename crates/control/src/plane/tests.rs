@@ -16,6 +16,7 @@ use outpost_base::job::{
     Job, JobId, LogLevel, LogLine, LogSource, Parameter, ParameterValue, Resource,
     TemplateVariable, Transition, VariableValue, Work,
 };
+use outpost_base::secret::Secret;
 use outpost_provision::JobUpdate;
 use sha2::{Digest as _, Sha256};
 
@@ -44,7 +45,7 @@ impl Lab {
             Arc::new(Sqlite::in_memory().await.unwrap()),
             Vault::new(&Key::generate(), &[]),
             Limits::standard(),
-            Vec::new(),
+            psk::Accepted::default(),
             Arc::new(move || Timestamp::from_second(clock.load(Ordering::Relaxed)).unwrap()),
             Stop::new(),
         );

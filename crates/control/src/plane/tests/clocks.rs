@@ -15,7 +15,7 @@ impl Lab {
             self.plane.store.clone(),
             Vault::new(&Key::generate(), &[]),
             Limits::standard(),
-            Vec::new(),
+            psk::Accepted::default(),
             self.plane.clock.clone(),
             Stop::new(),
         );

@@ -114,7 +114,7 @@ async fn a_server_that_has_just_begun_takes_nobody_for_offline() {
         lab.plane.store.clone(),
         Vault::new(&Key::generate(), &[]),
         Limits::standard(),
-        Vec::new(),
+        psk::Accepted::default(),
         lab.plane.clock.clone(),
         Stop::new(),
     );
