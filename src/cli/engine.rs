@@ -39,6 +39,7 @@ use crate::{
         Engine, EngineConfig, Environment,
         binary::{self, Binary},
         bootstrap,
+        home::Made,
         install::Installer,
         providers::{self, Mode},
     },
@@ -150,6 +151,8 @@ pub(super) struct Found {
     pub(super) binary: Binary,
     /// Isolation of its jobs; `None` if they are not isolated.
     pub(super) isolation: Option<isolation::Report>,
+    /// Files that its jobs' isolation made in the home directory, which go when this is dropped.
+    pub(super) home: Option<Made>,
 }
 
 /// Error if there is no engine, and none may be downloaded.
@@ -284,7 +287,10 @@ impl EngineArgs {
         let isolation = self
             .isolation
             .prepare(background, guarded, stores, &work_dir);
-        let (isolation, report) = isolation.await?.unzip();
+        let (isolation, report, home) = match isolation.await? {
+            Some(it) => (Some(it.isolation), Some(it.report), it.home),
+            None => (None, None, None),
+        };
         let mode = match coder_provider {
             CoderProvider::Builtin => Mode::Builtin,
             CoderProvider::Registry => Mode::Registry,
@@ -318,6 +324,7 @@ impl EngineArgs {
             provisioner: Arc::new(engine),
             binary,
             isolation: report,
+            home,
         })
     }
 

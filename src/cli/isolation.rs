@@ -17,8 +17,14 @@ use crate::{
         control_group::Hierarchy,
         isolation::{Background, Held, Mechanism, Probed, Shown, own_launcher, probe},
     },
-    terraform::{Isolation, Modes, home::Home},
+    terraform::{
+        Isolation, Modes,
+        home::{Home, Made},
+    },
 };
+
+/// File in the user's directory of settings with what daemons made in the home directory.
+const MADE_IN_HOME: &str = "made-in-home";
 
 /// Isolation of jobs from the daemon's files and from each other
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -81,6 +87,14 @@ pub(super) struct Stores {
     pub(super) shown: Shown,
 }
 
+/// Isolation that works on this machine.
+pub(super) struct Prepared {
+    pub(super) isolation: Isolation,
+    pub(super) report: Report,
+    /// Files that were made in the home directory; `None` if none had to be.
+    pub(super) home: Option<Made>,
+}
+
 impl Wanted {
     /// Probes the requested means and logs once which of them works. Sessions will be in `work_dir`.
     ///
@@ -93,7 +107,7 @@ impl Wanted {
         guarded: Guarded,
         stores: Stores,
         work_dir: &Path,
-    ) -> anyhow::Result<Option<(Isolation, Report)>> {
+    ) -> anyhow::Result<Option<Prepared>> {
         let candidates = match self {
             Self::Auto => &Mechanism::OPEN[..],
             Self::Namespaces => &[Mechanism::Namespaces],
@@ -118,12 +132,17 @@ impl Wanted {
                     let groups = control_groups(background);
                     let report = Report::new(*mechanism, held, &groups, &denied);
                     report.tell(guarded.are_foreign);
-                    let isolation = isolation(*mechanism, background, guarded, stores)?;
+                    let (isolation, home) =
+                        isolation(*mechanism, background, guarded, stores, work_dir)?;
                     let isolation = Isolation {
                         control_groups: groups.ok(),
                         ..isolation
                     };
-                    return Ok(Some((isolation, report)));
+                    return Ok(Some(Prepared {
+                        isolation,
+                        report,
+                        home,
+                    }));
                 }
                 Err(_) => denied.push(probed),
             }
@@ -239,38 +258,45 @@ fn isolation(
     background: Background,
     guarded: Guarded,
     stores: Stores,
-) -> std::io::Result<Isolation> {
+    work_dir: &Path,
+) -> std::io::Result<(Isolation, Option<Made>)> {
     // Files of all our services that may contain secrets: systemd's credentials, the settings and saved logins.
     let named = ["CREDENTIALS_DIRECTORY", "OUTPOST_CONFIG"];
     let named = named.into_iter().filter_map(std::env::var_os);
     let files = named.map(PathBuf::from).chain(config::default_paths());
     let hidden = guarded.hidden.into_iter().chain(stores.hidden).chain(files);
-    let own = config::user_dir().inspect(|dir| {
-        // A missing file cannot be hidden, and a job that created it would write the settings of the next daemon, so
-        // create it here. Under Landlock nothing can be created beside a hidden file anyway, so a job could do that
-        // only where nothing else is hidden.
-        if mechanism != Mechanism::Landlock && guarded.are_foreign {
-            let _ = files::create_private_dir(dir);
-        }
-    });
-    let hidden = hidden.chain(own).map(std::path::absolute);
+    let own = config::user_dir();
+    let hidden = hidden.chain(own.clone()).map(std::path::absolute);
     let hidden: Vec<PathBuf> = hidden.collect::<Result<_, _>>()?;
-    let home = home(mechanism, guarded.are_foreign, &hidden, &stores.fixed);
+    let (fixed, made) = home(
+        mechanism,
+        guarded.are_foreign,
+        &hidden,
+        &stores.fixed,
+        work_dir,
+    );
+    // A missing file cannot be hidden, and a job that created it would write the settings of the next daemon, so
+    // create it here. Under Landlock nothing can be created beside a hidden file anyway, so a job could do that
+    // only where nothing else is hidden.
+    if let Some(own) = own.filter(|_| mechanism != Mechanism::Landlock && guarded.are_foreign) {
+        let _ = files::create_private_dir(&own);
+    }
     // Links are resolved before the first job, which could replace them.
     let real: Vec<PathBuf> = hidden
         .iter()
         .filter_map(|path| path.canonicalize().ok())
         .collect();
-    Ok(Isolation {
+    let isolation = Isolation {
         mechanism,
         launcher: own_launcher(),
         modes: Modes::of(&real),
         hidden: hidden.into_iter().chain(real).collect(),
-        stores: stores.fixed.into_iter().chain(home).collect(),
+        stores: stores.fixed.into_iter().chain(fixed).collect(),
         shown: stores.shown,
         background,
         control_groups: None,
-    })
+    };
+    Ok((isolation, made))
 }
 
 /// Files in the home directory that jobs share and that their tools read. Under Landlock nothing new can be created
@@ -280,24 +306,30 @@ fn home(
     are_foreign: bool,
     hidden: &[PathBuf],
     stores: &[PathBuf],
-) -> Vec<PathBuf> {
+    work_dir: &Path,
+) -> (Vec<PathBuf>, Option<Made>) {
     let dir = std::env::var_os("HOME").map(PathBuf::from);
     let settings = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
     let dir = dir.filter(|dir| are_foreign && dir.is_absolute());
     let Some(home) = dir.as_ref().and_then(|dir| Home::new(dir, settings)) else {
-        return Vec::new();
+        return (Vec::new(), None);
     };
     let is_within = |path: &PathBuf| dir.as_ref().is_some_and(|dir| path.starts_with(dir));
     let mut others = hidden.iter().chain(stores);
     match mechanism {
         Mechanism::Namespaces => {
-            home.make_missing();
-            home.guarded()
+            let record = config::user_dir().map(|dir| dir.join(MADE_IN_HOME));
+            let made = record.map(|record| home.make_missing(record, work_dir));
+            let made = made.transpose().unwrap_or_else(|error| {
+                warn!(%error, "what the home directory lacks of tools' settings is not protected from jobs");
+                None
+            });
+            (home.guarded(), made)
         }
         Mechanism::Landlock if others.any(|path| is_within(path) && path.exists()) => {
-            home.guarded()
+            (home.guarded(), None)
         }
-        Mechanism::Landlock | Mechanism::FreshRoot => Vec::new(),
+        Mechanism::Landlock | Mechanism::FreshRoot => (Vec::new(), None),
     }
 }
 

@@ -268,9 +268,8 @@ impl Run {
                 let sessions = directory.join("sessions");
                 let trust = self.trust.trust();
                 let engine = &self.engine;
-                let made =
-                    engine.provisioner(self.coder_provider, sessions, guarded, &trust, &stop);
-                Some(made.await?)
+                let found = engine.find(self.coder_provider, sessions, guarded, &trust, &stop);
+                Some(found.await?)
             }
         };
         // Daemons end first, so the server goes on until they have reported how their jobs ended.
@@ -289,18 +288,17 @@ impl Run {
         }
         match provisioner {
             None => stop.draining().await,
-            Some(provisioner) => {
+            Some(found) => {
                 let mut sources: Vec<Arc<dyn JobSource>> = Vec::new();
                 for number in 1..=self.provisioners {
                     sources.push(Arc::new(server.local_source(registration(number)).await?));
                 }
-                daemon::run(
-                    daemon_config(directory.join("states")),
-                    sources,
-                    provisioner,
-                    stop,
-                )
-                .await?;
+                let config = daemon_config(directory.join("states"));
+                let summary = daemon::run(config, sources, found.provisioner, stop).await?;
+                // Engines of jobs that are left may go on without us.
+                if let Some(home) = found.home.filter(|_| summary.undelivered > 0) {
+                    home.leave();
+                }
             }
         }
         server.shutdown().await;

@@ -448,6 +448,15 @@ async fn a_hostile_template_is_refused_everything_that_is_not_its_own() {
             );
         }
         daemon.stop();
+        let left = fs::read_dir(&home).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(
+            left,
+            [".config"],
+            "{mechanism}: the daemon's own goes with it"
+        );
+        let config = fs::read_dir(home.join(".config")).unwrap();
+        assert_eq!(config.count(), 2, "{mechanism}");
     }
     server.process.stop();
 }

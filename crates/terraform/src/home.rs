@@ -1,12 +1,14 @@
 //! Files in a home directory that tell tools what to run, where to load programs from and whom to trust. Jobs share
 //! the home directory of their daemon's user, so none of them may write what the tools of the next one read there.
 
+mod made;
+
 use std::{
-    fs::{DirBuilder, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
+
+pub use self::made::Made;
 
 /// Configuration files. An empty one is equivalent to a missing one.
 const FILES: [&str; 10] = [
@@ -76,24 +78,21 @@ impl Home {
     }
 
     /// Creates missing files and directories, because only existing ones can be protected. Where we lack the
-    /// permission, jobs lack it too.
-    pub fn make_missing(&self) {
-        let mut dirs = DirBuilder::new();
-        dirs.recursive(true).mode(0o700);
+    /// permission, jobs lack it too. What was created is noted in the file `record`, and goes with the last daemon;
+    /// `work_dir` is where this daemon's jobs work.
+    ///
+    /// # Errors
+    /// The system's error if the record cannot be used; nothing was created then.
+    pub fn make_missing(&self, record: PathBuf, work_dir: &Path) -> io::Result<Made> {
+        let made = Made::open(record, work_dir.to_owned())?;
         for dir in DIRS {
-            let _ = dirs.create(self.dir.join(dir));
+            let _ = made.dir(&self.dir.join(dir));
         }
         for file in self.files() {
-            let made = file.parent().map_or(Ok(()), |dir| dirs.create(dir));
-            let _ = made.and_then(|()| make_empty(&file));
+            let _ = made.file(&file);
         }
+        Ok(made)
     }
-}
-
-fn make_empty(file: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    options.open(file).map(drop)
 }
 
 /// Returns a global git configuration for one job, which the job may extend: it includes the shared ones, whose files
@@ -121,7 +120,8 @@ mod tests {
         let settings = dir.path().join("settings");
         let home = Home::new(dir.path(), Some(settings.clone())).unwrap();
 
-        home.make_missing();
+        let made = home.make_missing(dir.path().join("record"), dir.path());
+        let made = made.unwrap();
 
         let read = |path: &str| fs::read_to_string(dir.path().join(path)).unwrap();
         assert_eq!(read(".gitconfig"), "[user]");
@@ -139,5 +139,9 @@ mod tests {
         assert!(guarded.contains(&dir.path().join(".bash_profile")));
         assert!(!dir.path().join(".bash_profile").exists());
         assert_eq!(Home::new(&dir.path().join("missing"), None), None);
+        drop(made);
+        assert_eq!(read(".gitconfig"), "[user]");
+        let left = fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 1, "everything else went with the daemon");
     }
 }

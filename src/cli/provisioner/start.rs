@@ -108,12 +108,12 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
         let found = found.await?;
         // This cannot fail: nobody else sets it.
         let _ = engine.set((found.binary, found.isolation));
-        anyhow::Ok(found.provisioner)
+        anyhow::Ok((found.provisioner, found.home))
     };
     // The engine's version is determined while the server is dialled.
     let begun = tokio::try_join!(find, contact::first(&sources, &target.url, &stop));
-    let provisioner = match begun {
-        Ok((provisioner, ())) => provisioner,
+    let (provisioner, home) = match begun {
+        Ok((found, ())) => found,
         Err(_) if stop.is_draining() => return Ok(()), // An interruption is not a failure.
         Err(error) => return Err(error),
     };
@@ -134,8 +134,17 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     };
     let summary = daemon::run(config, sources, provisioner, stop.clone()).await?;
     match summary.undelivered {
-        left @ 1.. if stop.is_killed() => Err(JobsLeftRunning(left).into()),
-        _ => Ok(()),
+        left @ 1.. => {
+            // Their engines may go on without us.
+            if let Some(home) = home {
+                home.leave();
+            }
+            match stop.is_killed() {
+                true => Err(JobsLeftRunning(left).into()),
+                false => Ok(()),
+            }
+        }
+        0 => Ok(()),
     }
 }
 

@@ -466,7 +466,8 @@ impl Lab {
         let (cache, mirror) = (path("home/.cache/outpost"), path("mirror"));
         let home = Home::new(&path("home"), None).unwrap();
         if mechanism == Mechanism::Namespaces {
-            home.make_missing();
+            let made = home.make_missing(path("home/.config/outpost/made"), &sessions);
+            made.unwrap().leave();
         }
         let isolation = Isolation {
             mechanism,
