@@ -55,6 +55,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const AT_A_TIME: usize = 8;
 /// After which a daemon gives its server up; four minutes in production.
 const OUTAGE_LIMIT: Duration = Duration::from_secs(4);
+const OUTAGE_LIMIT_TEXT: &str = "4s";
 
 /// Three resources, one after the other. The second waits in its creation.
 const TEMPLATE: &str = r#"
@@ -359,6 +360,8 @@ struct Cell<'a> {
     dir: TempDir,
     proxy: FaultProxy,
     is_mounted: bool,
+    /// Time after which its daemons give the server up.
+    outage_limit: &'static str,
 }
 
 impl Drop for Cell<'_> {
@@ -385,6 +388,7 @@ impl<'a> Cell<'a> {
             dir: tempfile::tempdir().unwrap(),
             proxy: FaultProxy::start(lab.server.address()),
             is_mounted: false,
+            outage_limit: OUTAGE_LIMIT_TEXT,
         };
         fs::create_dir(cell.state_dir()).unwrap();
         if fault == Fault::DiskFull {
@@ -428,7 +432,7 @@ impl<'a> Cell<'a> {
             .arg(state_dir);
         command
             .env("CELL", self.dir.path())
-            .env("OUTPOST_OUTAGE_LIMIT", "4s")
+            .env("OUTPOST_OUTAGE_LIMIT", self.outage_limit)
             .env("OUTPOST_FORCE_CANCEL", "1s")
             .env_remove("CREDENTIALS_DIRECTORY");
         if matches!(

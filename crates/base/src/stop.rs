@@ -63,8 +63,9 @@ impl Stop {
 
     /// Requests that running work ends early.
     pub fn cancel(&self) {
-        self.drain.cancel();
+        // In this order, so that whoever sees a drain alone knows that it is no cancel.
         self.cancel.cancel();
+        self.drain.cancel();
     }
 
     /// Ends running work at once.

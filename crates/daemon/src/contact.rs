@@ -47,6 +47,11 @@ impl Contact {
         };
     }
 
+    /// Records that the server has given the job up, whatever its patience is.
+    pub(super) fn lost(&self) {
+        self.last().was_lost = true;
+    }
+
     /// Time of the last answer.
     pub(super) fn at(&self) -> Instant {
         self.last().at
@@ -98,6 +103,14 @@ mod tests {
         assert!(contact.may_be_lost(), "nobody has answered yet");
         contact.answered();
 
+        assert!(contact.may_be_lost() && contact.owned_until().is_none());
+    }
+
+    #[test]
+    fn a_server_that_gives_a_job_up_is_believed_before_our_limit() {
+        let contact = Contact::new(Duration::from_secs(240));
+        contact.lost();
+        contact.answered();
         assert!(contact.may_be_lost() && contact.owned_until().is_none());
     }
 }

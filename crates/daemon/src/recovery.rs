@@ -8,8 +8,8 @@ use outpost_base::{
     stop::Stop,
 };
 use outpost_files::removal;
-use outpost_provision::{JobSource, JobUpdate, Provisioner, Salvaged};
-use tokio::time::{Instant, sleep};
+use outpost_provision::{JobSource, JobUpdate, Provisioner, Salvaged, SourceError};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use super::{
@@ -110,6 +110,7 @@ impl Recovery<'_> {
                 Salvaged::Ended { problem: its } => problem = its,
             }
         }
+        let is_late = is_late || has_given_up(source, job).await;
         let began = Instant::now();
         let outcome = outcome(&record, job, problem);
         let delivery = Delivery::new(source, self.stop, None);
@@ -149,6 +150,12 @@ impl Recovery<'_> {
             sleep(self.config.heartbeat).await;
         }
     }
+}
+
+/// Returns whether the server says that it has given the job up. Its patience may be shorter than we assume.
+async fn has_given_up(source: &dyn JobSource, job: JobId) -> bool {
+    let asked = timeout(LAST_WORDS, source.update(JobUpdate::heartbeat(job))).await;
+    matches!(asked, Ok(Err(SourceError::Gone(_) | SourceError::Ended(_))))
 }
 
 /// Returns the outcome of the job: the success that its daemon could not report, or a failure.

@@ -321,6 +321,7 @@ impl Task {
             }
             Err(SourceError::Gone(_) | SourceError::Ended(_)) => {
                 self.heartbeat().answered(now);
+                self.contact.lost();
                 self.stop(WhyStopped::Gone);
             }
             Err(

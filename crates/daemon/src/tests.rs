@@ -59,6 +59,8 @@ struct Server {
     chokes_on_lines: AtomicBool,
     /// Set if somebody ends jobs before we do: a reaper, or ourselves in a call whose answer was lost.
     ends_behind_our_back: AtomicBool,
+    /// Set if heartbeats are told that the job was given up, although its end is accepted.
+    has_given_up: AtomicBool,
     /// Name of the call whose next answer is lost.
     loses_answer: Mutex<Option<&'static str>>,
     /// Tags and variables of templates, which may not be sent twice.
@@ -180,6 +182,9 @@ impl JobSource for Server {
             std::future::pending::<()>().await;
         }
         self.call("update")?;
+        if self.has_given_up.load(Ordering::SeqCst) {
+            return Err(SourceError::Gone("job already completed".to_owned()));
+        }
         self.learn(&update)?;
         let lines = update
             .logs

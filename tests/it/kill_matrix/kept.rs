@@ -50,6 +50,8 @@ struct Case {
     moment: Moment,
     next: Transition,
     taker: Taker,
+    /// Set if the daemon expects the server to wait longer than it does.
+    is_too_patient: bool,
 }
 
 impl Case {
@@ -62,10 +64,15 @@ impl Case {
                     moment,
                     next,
                     taker,
+                    is_too_patient: false,
                 };
                 all.extend(MOMENTS.map(|moment| case(moment, Taker::Same)));
                 all.push(case(Moment::During, Taker::Sibling));
                 all.push(case(Moment::During, Taker::Elsewhere));
+                all.push(Self {
+                    is_too_patient: true,
+                    ..case(Moment::During, Taker::Same)
+                });
             }
         }
         all
@@ -136,11 +143,16 @@ impl Case {
         let orphans: Vec<_> = made.difference(&known).collect();
         let unseen = orphans.iter().filter(|id| !kept.contains(**id)).count();
         let row = format!(
-            "{:<7} {:<7} {:<8} {:<10} made {} known {} orphans {} unseen {unseen}  {reaped:.50} | {error:.50}",
+            "{:<7} {:<7} {:<8} {:<10} {:<11} made {} known {} orphans {} unseen {unseen}  {reaped:.50} | {error:.50}",
             format!("{:?}", self.outage),
             format!("{:?}", self.moment),
             self.next,
             format!("{:?}", self.taker),
+            if self.is_too_patient {
+                "too patient"
+            } else {
+                ""
+            },
             made.len(),
             known.len(),
             orphans.len(),
@@ -223,7 +235,10 @@ async fn nothing_of_a_job_that_the_server_gave_up_is_forgotten_by_the_next_one()
     let runs = Case::all().into_iter().enumerate().map(|(number, case)| {
         let lab = Arc::clone(&lab);
         async move {
-            let cell = Cell::new(&lab, number, Fault::KillDaemon);
+            let mut cell = Cell::new(&lab, number, Fault::KillDaemon);
+            if case.is_too_patient {
+                cell.outage_limit = "4m";
+            }
             let row = case.run(&cell).await;
             println!("{row:?}");
             (number, row)

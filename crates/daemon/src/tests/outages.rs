@@ -163,6 +163,55 @@ async fn a_server_that_gave_the_job_up_stops_it_and_the_state_stays_on_disk() {
     assert_eq!(kept(&dir).unwrap(), WHOLE);
 }
 
+/// A server may be less patient than daemons expect, and hand out the workspace's next job meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_state_that_is_taken_of_a_job_that_was_given_up_stays_for_the_next_job() {
+    let is_late = |dir: &tempfile::TempDir| entries(dir.path())[0].taken_late_at.is_some();
+    let server = Server::with(build(Transition::Start));
+    later(&server, |server| {
+        server.has_given_up.store(true, Ordering::SeqCst)
+    });
+    let engine = Engine {
+        apply_takes: Duration::from_secs(3600),
+        ..Engine::default()
+    };
+
+    let (summary, took, dir) = run_one(&server, &engine, &Stop::new()).await;
+
+    assert_eq!(counts(&summary), (0, 1, 0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(is_late(&dir));
+
+    // The same by the next daemon, if this one is killed.
+    let server = Server::with(build(Transition::Start));
+    later(&server, |server| server.away_for(Duration::from_secs(1000)));
+    let engine = Engine {
+        apply_takes: Duration::from_secs(10),
+        ..Engine::default()
+    };
+    let stop = Stop::new();
+    let killer = stop.clone();
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(60)).await;
+        killer.kill();
+    });
+    let (_, _, dir) = run_one(&server, &engine, &stop).await;
+    server.away_for(Duration::ZERO);
+    server.has_given_up.store(true, Ordering::SeqCst);
+    let source: Arc<dyn JobSource> = Arc::clone(&server) as Arc<dyn JobSource>;
+    let (next, done) = (Stop::new(), Arc::clone(&server));
+    let drainer = next.clone();
+    tokio::spawn(async move {
+        while done.completed.lock().unwrap().is_none() {
+            sleep(Duration::from_secs(1)).await;
+        }
+        drainer.drain();
+    });
+    let summary = run(config(&dir), vec![source], Arc::new(engine), next).await;
+    assert_eq!(counts(&summary.unwrap()), (0, 0, 0));
+    assert!(is_late(&dir));
+}
+
 #[tokio::test(start_paused = true)]
 async fn credentials_that_change_during_a_build_do_not_stop_it() {
     let server = Server::with(build(Transition::Start));
