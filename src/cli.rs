@@ -612,6 +612,36 @@ mod tests {
     }
 
     #[test]
+    fn options_for_the_connection_are_a_section_of_their_own() {
+        // An option that is declared after a section belongs to it.
+        const CONNECTION: [&str; 10] = [
+            "url",
+            "context",
+            "token",
+            "token_file",
+            "ca_file",
+            "crl_file",
+            "organization",
+            "disable_direct_connections",
+            "header",
+            "header_command",
+        ];
+        fn strays(command: &clap::Command, found: &mut Vec<String>) {
+            let has_context = command.get_arguments().any(|it| it.get_id() == "context");
+            for argument in command.get_arguments().filter(|_| has_context) {
+                let is_listed = argument.get_help_heading() == Some("Server");
+                if is_listed && !CONNECTION.contains(&argument.get_id().as_str()) {
+                    found.push(format!("{} {}", command.get_name(), argument.get_id()));
+                }
+            }
+            command.get_subcommands().for_each(|sub| strays(sub, found));
+        }
+        let mut found = Vec::new();
+        strays(&command(), &mut found);
+        assert_eq!(found, Vec::<String>::new());
+    }
+
+    #[test]
     fn whatever_talks_to_a_server_of_ours_reads_the_section_of_clients() {
         fn talk<'a>(command: &'a clap::Command, path: &[&'a str], found: &mut Vec<Vec<&'a str>>) {
             let mut arguments = command.get_arguments();

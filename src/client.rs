@@ -18,7 +18,7 @@
 
 pub mod coder;
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use tonic::{
     Code, Request, Status,
@@ -132,6 +132,14 @@ pub enum CallError {
         /// Chain of errors, innermost last.
         reason: String,
     },
+    /// A server that answered that it can do nothing now.
+    #[error("server at {url} cannot do this now: {reason}")]
+    Unable {
+        /// URL of the server.
+        url: Url,
+        /// Message of the server, or of a proxy in front of it.
+        reason: String,
+    },
     /// A token that the server does not know.
     #[error("server at {url} does not accept the token: {reason}")]
     Unauthenticated {
@@ -156,6 +164,11 @@ impl CallError {
         let url = url.clone();
         match status.code() {
             Code::Unauthenticated => Self::Unauthenticated {
+                url,
+                reason: status.message().to_owned(),
+            },
+            // A status that a peer sent has no source.
+            Code::Unavailable if status.source().is_none() => Self::Unable {
                 url,
                 reason: status.message().to_owned(),
             },
@@ -192,6 +205,7 @@ impl CallError {
             Self::Unreachable { .. } => {
                 Some("check that the server is running, and whether its URL must begin with https://".to_owned())
             }
+            Self::Unable { .. } => Some("try again, or see the server's log".to_owned()),
             Self::Unauthenticated { .. } => Some(
                 "log in again with `outpost login`; the first token of a server is in the file `admin.token` of its data directory"
                     .to_owned(),
@@ -241,6 +255,17 @@ mod tests {
             "{text}"
         );
         assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn a_server_that_says_why_it_can_do_nothing_was_reached() {
+        let url = "http://127.0.0.1:9/".parse().unwrap();
+        let error = CallError::new(&url, Status::unavailable("disk with the database is full"));
+
+        assert_eq!(
+            error.to_string(),
+            "server at http://127.0.0.1:9/ cannot do this now: disk with the database is full"
+        );
     }
 
     #[test]

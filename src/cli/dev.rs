@@ -25,6 +25,7 @@ use self::{
 };
 use super::{
     engine::{CoderProvider, EngineArgs},
+    exit::{Hint as _, UsageError},
     follow,
     output::{self, Output},
     remote::{EngineTrust, Pair},
@@ -218,6 +219,22 @@ impl Dev {
             true => follow::Show::Log,
         };
         let template = template::Template::find(self.template.as_deref())?;
+        let mut api = stack.api.clone();
+        // A version of this template says nothing about a workspace of another one.
+        if let Some(workspace) = known(&mut api, &self.workspace).await?
+            && workspace.template != template.name
+        {
+            let error = UsageError(format!(
+                "workspace `{}` in `{}` was created from the template `{}`, not from `{}`",
+                workspace.name,
+                stack.directory.display(),
+                workspace.template,
+                template.name
+            ));
+            return Err(error).hint(
+                "name another workspace with `--workspace`, or another directory with `--data-dir`",
+            );
+        }
         let mut given = variables(self.variables.clone());
         let is_told = given.iter().any(|value| value.name == local::VARIABLE);
         let is_used = !is_told && template.declares(local::VARIABLE)?;
@@ -230,7 +247,6 @@ impl Dev {
             activate: true,
             ..CreateVersionRequest::default()
         };
-        let mut api = stack.api.clone();
         let version = push(&mut api, request, show, stop).await?;
         let imported = details(&mut api, "", &template.name, Some(version.name)).await?;
         Ok(Run {
@@ -347,7 +363,7 @@ impl Run {
 
     async fn reach(&self, agent: &str) -> anyhow::Result<()> {
         let named = format!("{}.{agent}", self.workspace);
-        let (agent, mut conn) = ssh::dial_agent(&self.server, &named).await?;
+        let (agent, mut conn) = ssh::dial_agent(&self.server, &named, AGENT_LIMIT).await?;
         let arrived = ssh::wait_for_agent(&mut conn, &agent, AGENT_LIMIT).await;
         conn.leave().await;
         arrived
@@ -392,27 +408,31 @@ impl Run {
             .collect()
     }
 
-    /// Returns the workspace; `None` if it does not exist, or no longer does.
     async fn known(&mut self) -> anyhow::Result<Option<Workspace>> {
-        let request = ShowWorkspaceRequest {
-            organization: String::new(),
-            workspace: self.workspace.clone(),
-        };
-        match self.api.show_workspace(request).await {
-            Ok(workspace) => {
-                let workspace = workspace.into_inner();
-                let status = rows::Workspace::from(workspace.clone()).status;
-                Ok((status != "deleted").then_some(workspace))
-            }
-            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
-            Err(status) => Err(status.into()),
-        }
+        known(&mut self.api, &self.workspace).await
     }
 
     /// Status of the workspace, as people read it.
     async fn status(&mut self) -> anyhow::Result<Option<String>> {
         let workspace = self.known().await?;
         Ok(workspace.map(|workspace| rows::Workspace::from(workspace).status))
+    }
+}
+
+/// Returns the workspace of this name, unless it is deleted.
+async fn known(api: &mut Api, workspace: &str) -> anyhow::Result<Option<Workspace>> {
+    let request = ShowWorkspaceRequest {
+        organization: String::new(),
+        workspace: workspace.to_owned(),
+    };
+    match api.show_workspace(request).await {
+        Ok(workspace) => {
+            let workspace = workspace.into_inner();
+            let status = rows::Workspace::from(workspace.clone()).status;
+            Ok((status != "deleted").then_some(workspace))
+        }
+        Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+        Err(status) => Err(status.into()),
     }
 }
 

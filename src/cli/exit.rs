@@ -207,6 +207,11 @@ pub(super) fn launched(result: Result<(), Denied>) -> ExitCode {
     ExitCode::from(NOT_LAUNCHED)
 }
 
+/// Formats the error and its sources as [`report`] does, for a text in which it is only a part.
+pub(super) fn in_words(error: &anyhow::Error) -> String {
+    chain(error, None)
+}
+
 /// Formats the error and its sources, each only if it adds something.
 fn chain(error: &anyhow::Error, server: Option<&Url>) -> String {
     let mut texts = Vec::new();
@@ -293,6 +298,13 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+
+    #[test]
+    fn a_refusal_of_the_server_is_its_message_alone() {
+        let error = anyhow::Error::new(Status::invalid_argument("parameter `size` is \"huge\""));
+        let words = in_words(&error.context("failed to create"));
+        assert_eq!(words, "failed to create: parameter `size` is \"huge\"");
+    }
 
     #[test]
     fn a_hint_survives_context_and_does_not_hide_the_kind_of_error() {

@@ -23,6 +23,10 @@ use crate::{
 /// Interval at which a waiting job is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// Answer to a Ctrl-C while the server is away.
+const CANCEL_LATER: &str =
+    "The job will be cancelled once the server answers. A second Ctrl-C stops waiting for that.";
+
 /// Part of a job's log that is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Show {
@@ -53,15 +57,15 @@ pub(super) struct ResultUnknown {
 
 impl ResultUnknown {
     fn text(&self) -> String {
-        match self.cancel {
-            true => format!(
-                "the server could not be told to cancel the job {}, which is still running",
-                self.job
+        let job = &self.job;
+        match (self.cancel, &self.source) {
+            (true, _) => format!(
+                "the server could not be told to cancel the job {job}, which is still running"
             ),
-            false => format!(
-                "the job {} is still running, but the server does not answer",
-                self.job
-            ),
+            (false, None) => format!("the job {job} goes on at the server"),
+            (false, Some(_)) => {
+                format!("the job {job} is still running, but the server does not answer")
+            }
         }
     }
 
@@ -96,7 +100,7 @@ pub(super) fn failed<T>(
 }
 
 /// Shows the log of `job` and waits until it ends, through restarts of the server. Once `stop` is cancelled the
-/// server is asked to cancel the job, whose end is still waited for; once it is killed nothing is.
+/// server is asked to cancel the job, whose end is still waited for; once it is drained or killed nothing is.
 ///
 /// # Errors
 /// What the job failed with, [`Interrupted`], or [`ResultUnknown`].
@@ -116,8 +120,13 @@ pub(super) async fn job(api: &mut Api, id: &str, show: Show, stop: &Stop) -> any
             () = stop.killed() => return Err(follower.killed()),
             () = stop.cancelled(), if follower.cancel.is_none() => {
                 follower.cancel = Some(Cancel::Asked);
+                if follower.outage.is_on() {
+                    follower.progress.say(CANCEL_LATER);
+                }
                 continue;
             }
+            // SIGTERM and SIGHUP, which say nothing about the job.
+            () = stop.draining(), if !stop.is_cancelled() => return Err(follower.killed()),
             ended = follower.until_end() => ended,
         };
         match ended {

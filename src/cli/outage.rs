@@ -71,6 +71,11 @@ impl Outage {
         Ok(())
     }
 
+    /// Returns whether the server is being waited for.
+    pub(super) fn is_on(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// Records that the server has answered.
     pub(super) fn over(&mut self, say: impl FnOnce(&str)) {
         self.heard = true;
@@ -118,7 +123,7 @@ mod tests {
     async fn an_outage_is_waited_for_and_said_once_and_a_refusal_is_not() {
         let mut outage = Outage::default();
         let unheard = outage.wait(Status::unavailable("away"), |_| {}).await;
-        assert!(unheard.is_err());
+        assert!(unheard.is_err() && !outage.is_on());
         outage.over(|_| {});
         let mut said = 0;
         let begun = Instant::now();
@@ -130,6 +135,7 @@ mod tests {
         };
 
         assert_eq!((away.code(), said), (Code::Unavailable, 1));
+        assert!(outage.is_on());
         assert!(begun.elapsed() >= AWAY && begun.elapsed() < AWAY + 2 * PAUSE.1);
         outage.over(|_| said += 1);
         assert_eq!(said, 2);

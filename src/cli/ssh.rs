@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     connect::{
-        Agent, AgentConn, SSH_PORT, Server,
+        Agent, AgentConn, SSH_PORT, Server, Workspace,
         ssh::{self, SshError},
     },
     stop::Stop,
@@ -34,6 +34,8 @@ use crate::{
 
 /// Delay before a progress note.
 const NOTE_AFTER: Duration = Duration::from_secs(2);
+/// Interval at which a build is looked at that is waited for.
+const LOOK: Duration = Duration::from_secs(1);
 /// Longest time for the remaining work once the SSH client that we serve is gone.
 const REST: Duration = Duration::from_secs(3);
 
@@ -114,22 +116,46 @@ pub(super) fn parts(named: &str) -> (&str, &str) {
     named.split_once('.').unwrap_or((named, ""))
 }
 
-/// Finds the agent of a `WORKSPACE[.AGENT]`, and starts connecting to it.
-pub(super) async fn dial_agent(server: &Server, named: &str) -> anyhow::Result<(Agent, AgentConn)> {
+/// Finds the agent of a `WORKSPACE[.AGENT]`, and starts connecting to it. A build that starts the workspace is waited
+/// for, at most for `limit`.
+pub(super) async fn dial_agent(
+    server: &Server,
+    named: &str,
+    limit: Duration,
+) -> anyhow::Result<(Agent, AgentConn)> {
     let (workspace, agent) = parts(named);
-    let setting_out = async {
-        let found = server.workspace(workspace).await;
+    let found = started(server, workspace, limit).await?;
+    let agent = found.agent(agent)?;
+    let conn = patiently(server.dial_agent(agent.id)).await?;
+    Ok((agent, conn))
+}
+
+/// Returns a workspace once no build that starts it is queued or running, or else after `limit`.
+async fn started(server: &Server, workspace: &str, limit: Duration) -> anyhow::Result<Workspace> {
+    let begun = tokio::time::Instant::now();
+    let mut is_told = false;
+    loop {
+        let found = patiently(server.workspace(workspace)).await;
         let found = found.map_err(|error| not_found(error, workspace))?;
-        let agent = found.agent(agent)?;
-        let conn = server.dial_agent(agent.id).await?;
-        anyhow::Ok((agent, conn))
-    };
-    tokio::pin!(setting_out);
-    if let Ok(dial_agent) = timeout(NOTE_AFTER, &mut setting_out).await {
-        return dial_agent;
+        if !found.is_starting() || begun.elapsed() >= limit {
+            return Ok(found);
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            let status = &found.latest_build.status;
+            output::note(&format!("Waiting: the workspace {workspace} is {status}."));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Waits for an answer of the server, and prints that it does if that takes long.
+async fn patiently<T>(answering: impl Future<Output = T>) -> T {
+    tokio::pin!(answering);
+    if let Ok(answer) = timeout(NOTE_AFTER, &mut answering).await {
+        return answer;
     }
     output::note("Waiting for the server to answer.");
-    setting_out.await
+    answering.await
 }
 
 /// A server says the same of a workspace that does not exist and of one that the caller may not see.
@@ -180,11 +206,15 @@ impl Ssh {
             return self.carry(stop).await;
         }
         let server = self.paths.apply(self.remote.server(&self.headers)?);
-        let (agent, mut conn) = dial_agent(&server, self.named()).await?;
-        tokio::select! {
-            arrived = wait_for_agent(&mut conn, &agent, *self.wait) => arrived?,
+        let reaching = async {
+            let (agent, mut conn) = dial_agent(&server, self.named(), *self.wait).await?;
+            wait_for_agent(&mut conn, &agent, *self.wait).await?;
+            anyhow::Ok((agent, conn))
+        };
+        let (agent, conn) = tokio::select! {
+            reached = reaching => reached?,
             () = stop.draining() => return Err(Interrupted.into()),
-        }
+        };
         let stream = connect(&conn, &agent).await?;
         let command = (!self.command.is_empty()).then(|| self.command.join(" "));
         let screen = match self.tty || command.is_none() {
@@ -221,7 +251,7 @@ impl Ssh {
         let mut client = client::gone()?;
         let server = self.paths.apply(self.remote.server(&self.headers)?);
         let reaching = async {
-            let (agent, mut conn) = dial_agent(&server, self.named()).await?;
+            let (agent, mut conn) = dial_agent(&server, self.named(), *self.wait).await?;
             wait_for_agent(&mut conn, &agent, *self.wait).await?;
             let stream = connect(&conn, &agent).await?;
             anyhow::Ok((agent, conn, stream))
@@ -301,15 +331,17 @@ impl Row for Answer {
 
 impl Ping {
     pub(super) async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
-        let (agent, mut conn) = dial_agent(
-            &self.paths.apply(self.remote.server(&self.headers)?),
-            &self.workspace,
-        )
-        .await?;
-        tokio::select! {
-            arrived = wait_for_agent(&mut conn, &agent, *self.timeout * self.count.max(1)) => arrived?,
+        let server = self.paths.apply(self.remote.server(&self.headers)?);
+        let limit = *self.timeout * self.count.max(1);
+        let reaching = async {
+            let (agent, mut conn) = dial_agent(&server, &self.workspace, limit).await?;
+            wait_for_agent(&mut conn, &agent, limit).await?;
+            anyhow::Ok((agent, conn))
+        };
+        let (agent, conn) = tokio::select! {
+            reached = reaching => reached?,
             () = stop.draining() => return Err(Interrupted.into()),
-        }
+        };
         let mut answers = Vec::new();
         for number in 1..=self.count {
             let answered = tokio::select! {

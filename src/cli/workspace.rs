@@ -98,9 +98,9 @@ pub(super) enum Workspace {
     #[command(visible_alias = "rm")]
     Delete {
         #[command(flatten)]
-        build: BuildArgs,
-        #[command(flatten)]
         confirm: Confirm,
+        #[command(flatten)]
+        build: BuildArgs,
     },
     /// Print the log of a workspace's agent: the output of its startup and shutdown scripts
     Logs(logs::Logs),

@@ -10,6 +10,10 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -478,6 +482,34 @@ fn whoever_waits_is_told_why_and_outlasts_a_restart_of_the_server() {
 
     assert!(pushing.child.wait().unwrap().success());
     assert_eq!(admin.json(&["template", "list"])[0]["active_version"], "v1");
+}
+
+#[test]
+fn sigterm_ends_a_wait_and_not_the_build_which_ssh_waits_for() {
+    let server = Server::start();
+    let admin = administrator(&server);
+    let directory = template(&server, "small", TEMPLATE);
+    let mut daemon = Service::start(&mut server.daemon("one", &server.path("psk"), &[]));
+    daemon.wait_for("registered at the control plane");
+    let pushed = admin.run(&["template", "push", "small", &directory]);
+    assert!(pushed.status.success(), "{}", said(&pushed));
+    daemon.stop();
+
+    let mut creating = Telling::start(&mut admin.command(&["create", "yours", "-t", "small"]));
+    creating.wait_for("Waiting for a provisioner daemon");
+    let pid = Pid::from_raw(creating.child.id().try_into().unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    creating.wait_for("goes on at the server");
+    assert_eq!(creating.child.wait().unwrap().code(), Some(130));
+
+    let mut reaching = Telling::start(&mut admin.command(&["ssh", "yours"]));
+    reaching.wait_for("Waiting: the workspace yours is pending.");
+    let mut daemon = Service::start(&mut server.daemon("two", &server.path("psk"), &[]));
+    daemon.wait_for("registered at the control plane");
+    reaching.wait_for("Waiting for the agent main to come up."); // Nobody starts it.
+    assert_eq!(admin.json(&["list"])[0]["status"], "running");
+    reaching.child.kill().unwrap();
+    reaching.child.wait().unwrap();
 }
 
 #[test]

@@ -286,6 +286,18 @@ fn a_workspace_that_is_kept_goes_on_in_the_next_run() {
         "the workspace's process outlives us: {alive:?}"
     );
 
+    // A version of another template is no version of this one's.
+    let other = run.path("other");
+    copy(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/templates/process"),
+        Path::new(&other),
+    );
+    let refused = run.run(&[&other, "--data-dir", data_dir], &[]);
+    assert_eq!(refused.status.code(), Some(2), "{}", refused.stderr);
+    let why = "was created from the template `process`, not from `other`";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
+    assert_eq!(run.processes().len(), alive.len(), "{}", refused.stderr);
+
     let ended = run.run(&["--data-dir", data_dir, "--delete"], &[RUNS]);
     assert!(ended.status.success(), "{}", ended.stderr);
     assert!(

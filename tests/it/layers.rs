@@ -187,7 +187,11 @@ const OPENS_PATHS: &[(&str, &str)] = &[
     ("terraform/env.rs", "the operator's CLI configuration"),
     (
         "terraform/home.rs",
-        "makes empty files in the home of the daemon's user, before any job runs",
+        "asks whether there is a home directory, before any job runs",
+    ),
+    (
+        "terraform/home/made.rs",
+        "makes empty files in the home of the daemon's user, before any job runs, and removes them after the last one",
     ),
     ("terraform/install.rs", "the cache with downloaded engines"),
     (

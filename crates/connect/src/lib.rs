@@ -144,6 +144,14 @@ struct ConnectionInfo {
 }
 
 impl Workspace {
+    /// Returns whether a build is queued or runs that starts the workspace, and so may bring agents.
+    pub fn is_starting(&self) -> bool {
+        let Build {
+            transition, status, ..
+        } = &self.latest_build;
+        transition == "start" && ["pending", "starting"].contains(&status.as_str())
+    }
+
     /// Returns the agent of this name, or the only one.
     ///
     /// # Errors
@@ -156,13 +164,30 @@ impl Workspace {
         let names: Vec<&str> = all.iter().map(|agent| &*agent.name).collect();
         let (workspace, names) = (&self.name, names.join(", "));
         let none = NoAgent;
-        if self.latest_build.transition != "start" {
-            let status = &self.latest_build.status;
+        let Build {
+            transition, status, ..
+        } = &self.latest_build;
+        if ["failed", "canceled"].contains(&status.as_str())
+            && (all.is_empty() || transition != "start")
+        {
             return Err(none(format!(
-                "workspace `{workspace}` is {status}: start it with `outpost workspace start {workspace}`"
+                "the last build of workspace `{workspace}`, a {transition}, is {status}: see `outpost builds {workspace}`, \
+                 and start it with `outpost start {workspace}`"
             )));
         }
+        match transition.as_str() {
+            "start" => {}
+            "delete" => return Err(none(format!("workspace `{workspace}` is {status}"))),
+            _ => {
+                return Err(none(format!(
+                    "workspace `{workspace}` is {status}: start it with `outpost workspace start {workspace}`"
+                )));
+            }
+        }
         match (name, all.as_slice()) {
+            (_, []) if self.is_starting() => Err(none(format!(
+                "workspace `{workspace}` is {status}, and has no agent yet"
+            ))),
             (_, []) => Err(none(format!("workspace `{workspace}` has no agent"))),
             ("", [agent]) => Ok((*agent).clone()),
             ("", _) => Err(none(format!(
@@ -525,6 +550,13 @@ mod tests {
         assert!(error(two.agent("x")).contains("no agent `x`; it has main, gpu"));
         assert!(error(workspace("stop", &["main"]).agent("")).contains("is stopped"));
         assert!(error(workspace("start", &[]).agent("")).contains("has no agent"));
+        let mut failed = workspace("start", &[]);
+        failed.latest_build.status = "failed".to_owned();
+        assert!(error(failed.agent("")).contains("is failed: see `outpost builds w`"));
+        let mut pending = workspace("start", &[]);
+        pending.latest_build.status = "pending".to_owned();
+        assert!(pending.is_starting() && error(pending.agent("")).contains("is pending"));
+        assert!(!workspace("stop", &[]).is_starting());
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::{AGENT_LIMIT, Report, Run, agents, human, local};
 use crate::{
     cli::{
-        exit::{Hint as _, Interrupted, UsageError},
+        exit::{Hint as _, Interrupted, UsageError, in_words},
         output::{Output, Row},
         rows, ssh,
         workspace::{build, create},
@@ -200,7 +200,7 @@ impl Run {
 
     async fn run_command(&self, agent: &str) -> anyhow::Result<(Vec<u8>, u32)> {
         let named = format!("{}.{agent}", self.workspace);
-        let (agent, mut conn) = ssh::dial_agent(&self.server, &named).await?;
+        let (agent, mut conn) = ssh::dial_agent(&self.server, &named, AGENT_LIMIT).await?;
         ssh::wait_for_agent(&mut conn, &agent, AGENT_LIMIT).await?;
         let stream = conn.connect(SSH_PORT).await;
         let stream = stream
@@ -298,7 +298,7 @@ impl Step {
             name,
             seconds: took.as_secs_f64(),
             seen: String::new(),
-            problems: vec![format!("{error:#}")],
+            problems: vec![in_words(error)],
         }
     }
 }

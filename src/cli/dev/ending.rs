@@ -10,7 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Run, stack::Stack};
 use crate::{
-    cli::{confirm, exit::Hint, output, workspace::build},
+    cli::{
+        confirm,
+        exit::{Hint, in_words},
+        output,
+        workspace::build,
+    },
     job::Transition,
     stop::Stop,
 };
@@ -140,7 +145,8 @@ impl Run {
             return stopped;
         }
         if let Err(error) = &stopped {
-            output::note(&format!("warning: failed to stop the workspace: {error:#}"));
+            let why = in_words(&error);
+            output::note(&format!("warning: failed to stop the workspace: {why}"));
         }
         let answer = user.wants_to_delete(&self.workspace, stop).await;
         match answer.unwrap_or(on_exit == OnExit::PromptOrDelete) {
@@ -153,7 +159,8 @@ impl Run {
         if status == "running"
             && let Err(error) = self.stop_workspace(status, stop).await
         {
-            output::note(&format!("warning: failed to stop the workspace: {error:#}"));
+            let why = in_words(&error);
+            output::note(&format!("warning: failed to stop the workspace: {why}"));
         }
         self.destroy(stop).await
     }

@@ -9,7 +9,10 @@ use anyhow::Context;
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use crate::{cli::exit::UsageError, files::archive};
+use crate::{
+    cli::{exit::UsageError, output},
+    files::archive,
+};
 
 /// Example whose workspace is a local process, so that `dev` works wherever this program does.
 const PROCESS: &[(&str, &str)] = &[
@@ -47,6 +50,11 @@ impl Template {
     /// If the directory is not one, or the example cannot be unpacked.
     pub(super) fn find(directory: Option<&Path>) -> anyhow::Result<Self> {
         let Some(directory) = directory else {
+            if has_source(Path::new(".")) {
+                output::note(
+                    "Building the example; `outpost dev .` builds the template in this directory.",
+                );
+            }
             let unpacked = unpack().context("failed to unpack the example")?;
             return Ok(Self {
                 name: "process".into(),
@@ -88,6 +96,13 @@ impl Template {
         packed
             .with_context(|| format!("failed to pack the template `{}`", self.directory.display()))
     }
+}
+
+fn has_source(directory: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(directory) else {
+        return false;
+    };
+    entries.any(|entry| entry.is_ok_and(|it| it.path().extension().is_some_and(|it| it == "tf")))
 }
 
 fn unpack() -> io::Result<TempDir> {

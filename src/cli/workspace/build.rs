@@ -1,10 +1,13 @@
 //! Commands that build a workspace, and wait for the end of the build.
 
 use anyhow::Context;
+use tonic::{Code, Status};
 
 use super::{
     super::{
-        complete, follow,
+        complete,
+        exit::Hint as _,
+        follow,
         outage::{self, Outage},
         output::{self, Output},
         remote::{Pair, Remote},
@@ -108,9 +111,9 @@ pub(in crate::cli) struct BuildArgs {
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Start {
     #[command(flatten)]
-    build: BuildArgs,
-    #[command(flatten)]
     wait: Wait,
+    #[command(flatten)]
+    build: BuildArgs,
 }
 
 /// A start with the active version.
@@ -140,7 +143,7 @@ impl Create {
         };
         let mut api = self.run.remote.connect()?;
         let workspace = match self.run.no_wait {
-            true => api.create_workspace(request).await?.into_inner(),
+            true => accepted(api.create_workspace(request).await)?.into_inner(),
             false => create(&mut api, request, show_log, &stop).await?,
         };
         self.wait.for_agents(&mut api, &workspace, &stop).await?;
@@ -233,7 +236,7 @@ impl BuildArgs {
             log_level: String::new(),
         };
         match self.run.no_wait {
-            true => drop(api.create_build(request).await?),
+            true => drop(accepted(api.create_build(request).await)?),
             false => drop(build(&mut api, request, self.run.show_log(), stop).await?),
         }
         // By id, as a workspace that was deleted has no name any more.
@@ -258,7 +261,8 @@ pub(in crate::cli) async fn create(
     show: follow::Show,
     stop: &Stop,
 ) -> anyhow::Result<Remembered> {
-    let mut workspace = api.create_workspace(request).await?.into_inner();
+    let created = accepted(api.create_workspace(request).await)?;
+    let mut workspace = created.into_inner();
     let build = workspace
         .latest_build
         .take()
@@ -282,8 +286,24 @@ pub(in crate::cli) async fn build(
         transition => transition,
     };
     let what = format!("failed to {verb} the workspace {}", request.workspace);
-    let build = api.create_build(request).await?.into_inner();
+    let build = accepted(api.create_build(request).await)?.into_inner();
     follow::failed(finished(api, build, show, stop).await, || what)
+}
+
+/// Adds how parameters are answered if the server refused their values.
+fn accepted<T>(answer: Result<T, Status>) -> anyhow::Result<T> {
+    match answer {
+        Err(status)
+            if status.code() == Code::InvalidArgument
+                && status.message().starts_with("parameter `") =>
+        {
+            // As its message alone: the code of a status helps nobody.
+            Err(anyhow::Error::msg(status.message().to_owned())).hint(
+                "answer it with `--parameter NAME=VALUE`; `outpost template show` lists what a template asks",
+            )
+        }
+        answer => Ok(answer?),
+    }
 }
 
 async fn finished(
