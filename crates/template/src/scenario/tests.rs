@@ -476,6 +476,7 @@ fn reports_count_escape_and_name_places() {
         problems: Vec::new(),
         left: None,
         seconds: 2.0,
+        is_kept: false,
     }];
 
     let xml = report::junit(&played);
