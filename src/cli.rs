@@ -443,7 +443,10 @@ fn usage(error: &clap::Error, wrong_usage: u8) -> ExitCode {
 fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Result<()> {
     let wanted = cli.global.output;
     let supports = match &cli.command {
-        Command::Inspect(_) => !wanted.is_of_checks(),
+        Command::Inspect(_) => !wanted.is_of_checks() && wanted != Wanted::Markdown,
+        Command::Template(command) if command.is_diff() => {
+            wanted == Wanted::Markdown || wanted.format().is_some()
+        }
         Command::Template(command) if command.is_check() => {
             wanted.format().is_some() || wanted.is_of_checks()
         }
@@ -453,8 +456,8 @@ fn run(mut cli: Cli, settings: Settings, arguments: &[OsString]) -> anyhow::Resu
         _ => wanted.format().is_some(),
     };
     if !supports {
-        let text = "`--output` takes other formats than table and json only in `outpost inspect`, `outpost template check` and \
-            `outpost template test`, each of which has its own";
+        let text = "`--output` takes other formats than table and json only in `outpost inspect`, `outpost template check`, \
+            `outpost template test` and `outpost template diff`, each of which has its own";
         return Err(exit::UsageError(text.to_owned()).into());
     }
     let output = Output {

@@ -7,7 +7,7 @@
 mod check;
 mod ending;
 mod local;
-mod stack;
+pub(super) mod stack;
 mod template;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -114,7 +114,7 @@ pub(super) struct Dev {
 #[derive(Serialize)]
 struct Report {
     resources: Vec<rows::Resource>,
-    parameters: Vec<rows::Parameter>,
+    parameters: Vec<rows::AnsweredParameter>,
     steps: Vec<Step>,
 }
 
@@ -391,20 +391,10 @@ impl Run {
     fn answered(
         &self,
         answers: &[crate::proto::outpost::v1::ParameterValue],
-    ) -> Vec<rows::Parameter> {
-        let parameters = self
-            .imported
-            .parameters
-            .iter()
-            .cloned()
-            .map(rows::Parameter::from);
+    ) -> Vec<rows::AnsweredParameter> {
+        let parameters = self.imported.parameters.iter().cloned();
         parameters
-            .map(|mut parameter| {
-                let answer = answers.iter().find(|answer| answer.name == parameter.name);
-                parameter.value =
-                    answer.map_or_else(|| parameter.default.clone(), |answer| answer.value.clone());
-                parameter
-            })
+            .map(|parameter| rows::AnsweredParameter::new(parameter, answers))
             .collect()
     }
 

@@ -32,7 +32,7 @@ use crate::{
     registry::Platform,
     stop::Stop,
     template::{
-        mock::{Mock, MockStore},
+        mock::{Mock, MockStore, RealProvider},
         results::appearance,
     },
     terraform::{
@@ -145,6 +145,26 @@ pub(super) enum NamedMirror {
     Served(Box<mirror::Remote>),
 }
 
+/// Places that an engine takes providers from.
+pub(super) enum Providers {
+    /// The operator's: registries, or the mirror of the options.
+    Operators,
+    /// Mocks in the place of all but `coder`.
+    Mocks(Mocks),
+    /// A store alone, or the mirror of the options.
+    Named(Option<Arc<dyn ProviderStore>>),
+}
+
+/// Mocks, and what is not mocked beside them.
+#[derive(Default)]
+pub(super) struct Mocks {
+    pub(super) mocks: Vec<Mock>,
+    /// Providers that are not mocked and not built in.
+    pub(super) real: Vec<RealProvider>,
+    /// Modules come from their sources if the mirror does not have them.
+    pub(super) is_online: bool,
+}
+
 /// An engine that is ready for use.
 pub(super) struct Found {
     pub(super) provisioner: Arc<dyn Provisioner>,
@@ -193,7 +213,8 @@ impl EngineArgs {
         trust: &tls::Trust,
         stop: &Stop,
     ) -> anyhow::Result<Found> {
-        self.build(coder_provider, work_dir, guarded, trust, None, stop)
+        let providers = Providers::Operators;
+        self.build(coder_provider, providers, work_dir, guarded, trust, stop)
             .await
     }
 
@@ -210,30 +231,61 @@ impl EngineArgs {
         is_online: bool,
         stop: &Stop,
     ) -> anyhow::Result<Found> {
+        let mocks = Mocks {
+            mocks,
+            is_online,
+            ..Mocks::default()
+        };
+        self.mocked_with(work_dir, trust, mocks, stop).await
+    }
+
+    /// Finds the engine as [`Self::mocked`] does, with providers beside the mocks that are real.
+    ///
+    /// # Errors
+    /// As [`Self::provisioner`].
+    pub(super) async fn mocked_with(
+        &self,
+        work_dir: PathBuf,
+        trust: &tls::Trust,
+        mocks: Mocks,
+        stop: &Stop,
+    ) -> anyhow::Result<Found> {
         let guarded = Guarded {
             jobs: 1,
             are_foreign: false,
             hidden: Vec::new(),
         };
-        let mocks = Some((mocks, is_online));
-        self.build(
-            CoderProvider::Builtin,
-            work_dir,
-            guarded,
-            trust,
-            mocks,
-            stop,
-        )
-        .await
+        let providers = Providers::Mocks(mocks);
+        self.with(providers, work_dir, guarded, trust, stop).await
+    }
+
+    /// Finds the engine, with providers from these places, and the built-in one for `coder` unless it is among them.
+    ///
+    /// # Errors
+    /// As [`Self::provisioner`].
+    pub(super) async fn with(
+        &self,
+        providers: Providers,
+        work_dir: PathBuf,
+        guarded: Guarded,
+        trust: &tls::Trust,
+        stop: &Stop,
+    ) -> anyhow::Result<Found> {
+        let coder_provider = match &providers {
+            Providers::Mocks(mocks) if !mocks.real.is_empty() => CoderProvider::Registry,
+            _ => CoderProvider::Builtin,
+        };
+        self.build(coder_provider, providers, work_dir, guarded, trust, stop)
+            .await
     }
 
     async fn build(
         &self,
         coder_provider: CoderProvider,
+        providers: Providers,
         work_dir: PathBuf,
         guarded: Guarded,
         trust: &tls::Trust,
-        mocks: Option<(Vec<Mock>, bool)>,
         stop: &Stop,
     ) -> anyhow::Result<Found> {
         let mut environment = host_environment();
@@ -259,15 +311,19 @@ impl EngineArgs {
             .extend(operators.filter(|it| it.is_absolute()));
         let operators_plugin_caches = stores.caches.clone();
         let mirror = self.mirror(trust).await?;
-        let (is_mocked, is_online) = (
-            mocks.is_some(),
-            mocks.as_ref().is_some_and(|(_, online)| *online),
-        );
-        let mirror = match mocks {
-            None => mirror,
-            Some((mocks, _)) => {
+        let is_operators = matches!(providers, Providers::Operators);
+        let is_online = match &providers {
+            Providers::Operators => true,
+            Providers::Mocks(mocks) => mocks.is_online,
+            Providers::Named(_) => false,
+        };
+        let mirror = match providers {
+            Providers::Operators => mirror,
+            Providers::Named(store) => store.or(mirror),
+            Providers::Mocks(mocks) => {
                 let dir = self.cache_dir()?.join("mocks");
-                let store = MockStore::new(mocks, dir, std::env::current_exe()?, mirror);
+                let store = MockStore::new(mocks.mocks, dir, std::env::current_exe()?, mirror)
+                    .with_real(mocks.real);
                 Some(Arc::new(store) as Arc<dyn ProviderStore>)
             }
         };
@@ -296,17 +352,14 @@ impl EngineArgs {
             CoderProvider::Registry => Mode::Registry,
             CoderProvider::Auto => Mode::Auto,
         };
-        // What an operator has arranged for providers would step before mocks.
-        let configuration = move |name: &str| {
-            if is_mocked {
-                None
-            } else {
-                readable_variable(name)
-            }
+        // What an operator has arranged for providers would step before ours.
+        let configuration = move |name: &str| match is_operators {
+            true => readable_variable(name),
+            false => None,
         };
         let providers = providers::Presenter::new(mode, kind, Arc::new(packages), configuration)
             .with_mirror(mirror)
-            .sealed(self.sealed || is_mocked && !is_online);
+            .sealed(self.sealed || !is_online);
         let engine = Engine::new(EngineConfig {
             binary: binary.path.clone(),
             work_dir,
@@ -481,7 +534,10 @@ impl EngineArgs {
     ///
     /// # Errors
     /// If there is none in its directory, or no authorities to trust.
-    async fn mirror(&self, trust: &tls::Trust) -> anyhow::Result<Option<Arc<dyn ProviderStore>>> {
+    pub(super) async fn mirror(
+        &self,
+        trust: &tls::Trust,
+    ) -> anyhow::Result<Option<Arc<dyn ProviderStore>>> {
         if let Some(Mirror::Served(url)) = &self.mirror {
             if self.mirror_archives {
                 let text = "--mirror-archives needs a mirror's directory: a served one has a proxy of its own, see `outpost mirror serve --help`";

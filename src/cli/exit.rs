@@ -52,6 +52,15 @@ pub(super) const HELP: &str =
 #[error("{0}")]
 pub(super) struct UsageError(pub(super) String);
 
+impl UsageError {
+    /// Returns whether this is what an error says.
+    pub(super) fn is_in(error: &anyhow::Error) -> bool {
+        let hinted = error.downcast_ref::<Hinted>();
+        error.chain().any(|link| link.is::<Self>())
+            || hinted.is_some_and(|hinted| Self::is_in(&hinted.source))
+    }
+}
+
 /// Error for a command that somebody interrupted.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
@@ -88,6 +97,16 @@ pub(super) struct FindingsReported(pub(super) &'static str);
 #[derive(Debug, thiserror::Error)]
 #[error("not everything could be checked{0}")]
 pub(super) struct Unchecked(pub(super) String);
+
+/// Error for this many tests of policies that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} tests of policies failed")]
+pub(super) struct PoliciesFailed(pub(super) usize);
+
+/// Error for an update that replaces or destroys something persistent.
+#[derive(Debug, thiserror::Error)]
+#[error("an update of running workspaces loses something persistent")]
+pub(super) struct Loses;
 
 /// Error for this many vulnerabilities.
 #[derive(Debug, thiserror::Error)]

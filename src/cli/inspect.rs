@@ -300,8 +300,13 @@ fn print(picture: &Picture, wanted: Wanted) -> anyhow::Result<()> {
         Wanted::Json => serde_json::to_string_pretty(picture)?,
         Wanted::Mermaid => template::mermaid(picture).trim_end().to_owned(),
         Wanted::Svg => template::svg(picture).trim_end().to_owned(),
-        // The command line refuses the formats of checks and tests before.
-        Wanted::Sarif | Wanted::Junit | Wanted::Gitlab | Wanted::Github | Wanted::ReferenceJson => {
+        // The command line refuses the formats of other commands before.
+        Wanted::Sarif
+        | Wanted::Junit
+        | Wanted::Gitlab
+        | Wanted::Github
+        | Wanted::Markdown
+        | Wanted::ReferenceJson => {
             let text = "`--output reference-json` needs `--show-json FILE` and `--graph FILE`";
             return Err(UsageError(text.to_owned()).into());
         }

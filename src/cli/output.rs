@@ -21,7 +21,7 @@ pub(super) enum Format {
     Json,
 }
 
-/// Values of `--output`. Only `outpost inspect`, `outpost template check` and `outpost template test` have more than [`Format`].
+/// Values of `--output`. Only `outpost inspect` and `outpost template check`, `test` and `diff` have more than [`Format`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Wanted {
     /// Table or text, for people.
@@ -50,6 +50,9 @@ pub(super) enum Wanted {
     /// Annotations of GitHub Actions.
     #[value(hide = true)]
     Github,
+    /// Markdown, for comments on pull requests.
+    #[value(hide = true)]
+    Markdown,
 }
 
 impl Wanted {
@@ -58,7 +61,7 @@ impl Wanted {
         match self {
             Self::Table => Some(Format::Table),
             Self::Json => Some(Format::Json),
-            Self::Mermaid | Self::Svg | Self::ReferenceJson => None,
+            Self::Mermaid | Self::Svg | Self::ReferenceJson | Self::Markdown => None,
             Self::Sarif | Self::Junit | Self::Gitlab | Self::Github => None,
         }
     }

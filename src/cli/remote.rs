@@ -15,7 +15,10 @@ use super::{
     headers::Headers,
 };
 use crate::{
-    client::{self, Api},
+    client::{
+        self, Api,
+        coder::{self, Coder},
+    },
     config::contexts::{Context as Saved, ContextError, Contexts},
     connect::Server,
     net::{http, proxy::Proxies, tls},
@@ -67,6 +70,9 @@ impl EngineTrust {
         )
     }
 }
+
+/// Variable with a user's token for a coderd; Coder's own.
+pub(super) const SESSION_TOKEN: &str = "CODER_SESSION_TOKEN";
 
 /// URL of the server if none is configured.
 const DEFAULT_URL: &str = "http://127.0.0.1:7080";
@@ -165,6 +171,24 @@ impl Remote {
         Ok(client::connect(&target)?)
     }
 
+    /// Returns a client of the server if it is a coderd, and not one of ours. `CODER_SESSION_TOKEN` is its token if no other
+    /// one is given.
+    ///
+    /// # Errors
+    /// If there is no token for it.
+    pub(super) async fn coderd(&self) -> anyhow::Result<Option<Coder>> {
+        let meant = self.meant()?;
+        let client = http_client(&self.trust(&meant))?;
+        if !coder::is_coderd(&client, &meant.url).await {
+            return Ok(None);
+        }
+        let token = match (self.token(&meant), std::env::var(SESSION_TOKEN)) {
+            (Err(_), Ok(token)) => Secret::new(token),
+            (token, _) => token?,
+        };
+        Ok(Some(Coder::new(client, meant.url, token)))
+    }
+
     /// Returns a client of the server's HTTP API, which leads to agents; nothing is sent yet.
     pub(super) fn server(&self, headers: &Headers) -> anyhow::Result<Server> {
         let meant = self.meant()?;
@@ -252,6 +276,26 @@ pub(super) fn http_client(trust: &tls::Trust) -> anyhow::Result<reqwest::Client>
         .redirect(reqwest::redirect::Policy::none())
         .tls_backend_preconfigured(tls::client_config(trust)?);
     Ok(builder.build()?)
+}
+
+/// Returns a client of a coderd that an option names, with the token in a file, or else in `CODER_SESSION_TOKEN`.
+///
+/// # Errors
+/// [`UsageError`] if there is no token.
+pub(super) fn coder_at(
+    url: &Url,
+    token_file: Option<&Path>,
+    trust: &tls::Trust,
+) -> anyhow::Result<Coder> {
+    let token = match (token_file, std::env::var(SESSION_TOKEN)) {
+        (Some(path), _) => secret_file(path)?,
+        (None, Ok(token)) => Secret::new(token),
+        (None, Err(_)) => {
+            return Err(UsageError(format!("`{url}` needs the token of a user")))
+                .hint("set CODER_SESSION_TOKEN, or name a file with `--server-token-file`");
+        }
+    };
+    Ok(Coder::new(http_client(trust)?, url.clone(), token))
 }
 
 /// Reads the only line of a file that contains one secret.

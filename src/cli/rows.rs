@@ -15,10 +15,10 @@ pub(super) use self::{
     age::{age, ago, time, time_until},
     agent::{Agent, Running},
     build::Build,
-    parameter::{ParameterRow, Preset},
+    parameter::{AnsweredParameter, ParameterRow, Preset},
 };
 use super::output::Row;
-use crate::proto::{outpost::v1, provisioner};
+use crate::proto::outpost::v1;
 
 /// Prefix of an id that commands accept in its place.
 pub(super) fn short(id: &str) -> String {
@@ -199,67 +199,6 @@ impl Row for Resource {
             self.persistence.clone(),
             agents.join("\n"),
             facts.join("\n"),
-        ]
-    }
-}
-
-/// A parameter of a template, with its value where there is one.
-#[derive(Debug, Serialize)]
-pub(super) struct Parameter {
-    pub(super) name: String,
-    #[serde(rename = "type")]
-    pub(super) kind: String,
-    pub(super) value: String,
-    pub(super) default: String,
-    pub(super) required: bool,
-    pub(super) mutable: bool,
-    pub(super) ephemeral: bool,
-    pub(super) description: String,
-}
-
-impl From<provisioner::RichParameter> for Parameter {
-    fn from(parameter: provisioner::RichParameter) -> Self {
-        Self {
-            name: parameter.name,
-            kind: parameter.r#type,
-            value: String::new(),
-            default: parameter.default_value,
-            required: parameter.required,
-            mutable: parameter.mutable,
-            ephemeral: parameter.ephemeral,
-            description: parameter.description,
-        }
-    }
-}
-
-impl Row for Parameter {
-    const COLUMNS: &'static [&'static str] = &[
-        "Parameter",
-        "Type",
-        "Value",
-        "Default",
-        "Changes",
-        "Meaning",
-    ];
-
-    fn cells(&self) -> Vec<String> {
-        let default = if self.required {
-            "(required)".into()
-        } else {
-            self.default.clone()
-        };
-        let changes = match (self.ephemeral, self.mutable) {
-            (true, _) => "one build",
-            (false, true) => "any time",
-            (false, false) => "never",
-        };
-        vec![
-            self.name.clone(),
-            self.kind.clone(),
-            self.value.clone(),
-            default,
-            changes.into(),
-            self.description.clone(),
         ]
     }
 }

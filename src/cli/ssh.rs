@@ -1,6 +1,7 @@
 //! `outpost ssh`, `outpost ping` and `outpost config-ssh`.
 
 mod client;
+mod command;
 mod config;
 mod silence;
 mod terminal;
@@ -12,8 +13,8 @@ use http::StatusCode;
 use serde::Serialize;
 use tokio::{io::AsyncWriteExt as _, time::timeout};
 
-pub(super) use self::config::ConfigSsh;
 use self::terminal::Screen;
+pub(super) use self::{command::run_command, config::ConfigSsh};
 use super::{
     complete,
     exit::{Hint as _, Interrupted, RemoteStatus},

@@ -1,13 +1,19 @@
 //! `outpost template`.
 
 mod check;
+mod diff;
+mod git;
 mod jobs;
 mod kept;
+mod policy;
+mod push;
 mod rules;
 mod running;
+mod schema;
+mod schemas;
 mod test;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -23,7 +29,6 @@ use super::{
 };
 use crate::{
     client::Api,
-    files::archive,
     proto::{
         outpost::v1::{
             ActivateVersionRequest, CreateDryRunRequest, CreateVersionRequest,
@@ -50,6 +55,13 @@ Here --output also takes sarif, junit, gitlab and github.
 Exit codes: 0 nothing at or above --fail-on, 1 something is, 2 wrong usage or configuration, 3 not checked to the end, \
 130 interrupted.";
 
+/// Formats and exit codes of `diff` that other commands do not have.
+const DIFF_HELP: &str = "\
+Here --output also takes markdown.
+
+Exit codes: 0 nothing persistent is lost, 1 something is, 2 wrong usage or configuration, 3 a version could not be built, \
+130 interrupted.";
+
 /// Templates and their versions
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Template {
@@ -61,8 +73,17 @@ pub(super) enum Template {
     /// Test templates with scenarios, without a server
     #[command(after_help = TEST_HELP)]
     Test(Box<test::Test>),
+    /// Compare two versions of a template, and tell what an update does to running workspaces
+    #[command(after_help = DIFF_HELP)]
+    Diff(Box<diff::Diff>),
+    /// Schemas of providers, which mocks are served from
+    #[command(subcommand)]
+    Schema(schema::Schema),
+    /// Policies for templates, in Rego
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Upload a directory as a new version, import it and activate it
-    Push(Push),
+    Push(push::Push),
     /// List templates
     #[command(visible_alias = "ls")]
     List {
@@ -124,43 +145,6 @@ pub(super) enum Template {
     },
 }
 
-/// Upload a directory as a new version, import it and activate it
-#[derive(Debug, clap::Args)]
-pub(super) struct Push {
-    /// The template's name
-    #[arg(add = complete::templates())]
-    name: String,
-    /// Directory with the template's `main.tf`
-    #[arg(value_name = "DIR", default_value = ".")]
-    directory: PathBuf,
-    /// The version's name; if missing, the server picks the next number
-    #[arg(long, value_name = "NAME")]
-    version: Option<String>,
-    /// Message that describes the version
-    #[arg(
-        long,
-        short,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    message: String,
-    /// Value of a Terraform variable
-    #[arg(long = "variable", value_name = "NAME=VALUE")]
-    variables: Vec<Pair>,
-    /// Tag that a daemon must have to run the template's jobs
-    #[arg(long = "tag", short, value_name = "NAME=VALUE")]
-    tags: Vec<Pair>,
-    /// Import the version without activating it
-    #[arg(long)]
-    inactive: bool,
-    /// Include DEBUG lines of the import
-    #[arg(long)]
-    verbose: bool,
-    #[command(flatten)]
-    remote: Remote,
-}
-
 /// Plan a workspace of a template
 #[derive(Debug, clap::Args)]
 pub(super) struct DryRun {
@@ -211,6 +195,11 @@ impl Template {
         matches!(self, Self::Check(_))
     }
 
+    /// Returns whether the command compares versions, which has a format for comments on pull requests.
+    pub(super) fn is_diff(&self) -> bool {
+        matches!(self, Self::Diff(_))
+    }
+
     pub(super) async fn exec(
         self,
         output: Output,
@@ -221,6 +210,9 @@ impl Template {
             Self::Check(check) => check.exec(wanted, stop).await,
             Self::Rules(rules) => rules.exec(output),
             Self::Test(test) => test.exec(wanted, stop).await,
+            Self::Diff(diff) => diff.exec(wanted, stop).await,
+            Self::Schema(schema) => schema.exec(&stop).await,
+            Self::Policy(policy) => policy.exec(output),
             Self::Push(push) => push.exec(output, stop).await,
             Self::List { remote } => list(&remote, output).await,
             Self::Show {
@@ -283,38 +275,6 @@ impl Template {
                 Ok(())
             }
         }
-    }
-}
-
-impl Push {
-    async fn exec(self, output: Output, stop: Stop) -> anyhow::Result<()> {
-        check_variables(&self.directory, &self.variables)?;
-        let packed = archive::pack_template(&self.directory)
-            .with_context(|| format!("failed to pack `{}`", self.directory.display()))?;
-        let request = CreateVersionRequest {
-            organization: self.remote.organization.clone(),
-            template: self.name.clone(),
-            archive: packed,
-            name: self.version.unwrap_or_default(),
-            message: self.message,
-            variables: variables(self.variables),
-            tags: self
-                .tags
-                .into_iter()
-                .map(|tag| (tag.name, tag.value))
-                .collect(),
-            activate: !self.inactive,
-        };
-        let mut api = self.remote.connect()?;
-        let version = push(&mut api, request, follow::Show::log(self.verbose), &stop).await?;
-        let details = details(
-            &mut api,
-            &self.remote.organization,
-            &self.name,
-            Some(version.name),
-        )
-        .await?;
-        show(details, output)
     }
 }
 

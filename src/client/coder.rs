@@ -1,14 +1,18 @@
-//! Routes of a real coderd: those that the recovery of a state needs, for a user who may update the template, and the list
-//! of daemons.
+//! Routes of a real coderd: those that the recovery of a state needs, for a user who may update the template, templates, and
+//! the list of daemons.
 //!
 //! # Source
 //! coder `coderd/workspacebuilds.go`, `workspaceBuildState` and `workspaceBuildUpdateState`; `codersdk/provisionerdaemons.go`.
 
+pub mod templates;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use reqwest::{Method, StatusCode, header::CONTENT_TYPE};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
+use tokio::time::timeout;
 use url::Url;
 
 use crate::{
@@ -20,7 +24,13 @@ use crate::{
 /// Longest time for one call; a state is sent in one piece.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest response, in bytes.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
+const MAX_ANSWER_BYTES: usize = 128 << 20;
+
+/// Longest time to ask what kind of server there is.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Part of the versions of our servers: `v0.0.0-outpost.VERSION`.
+const OUR_VERSION: &str = "-outpost.";
 
 /// Characters of a refusal that are shown.
 const MAX_SHOWN_CHARS: usize = 500;
@@ -75,6 +85,9 @@ pub enum PushError {
     /// A state of other infrastructure: the lineage differs.
     #[error("the state's lineage differs from that of the server's state")]
     Unrelated,
+    /// A template that the server does not have, by its name.
+    #[error("the server has no template `{0}`, or not for this user")]
+    NoTemplate(String),
     /// A build in progress, by its number, whose end would overwrite the pushed state.
     #[error("build {0} of the workspace is in progress; push the state when it has ended")]
     UnderWay(i64),
@@ -104,8 +117,23 @@ impl PushError {
             | Self::Refused { .. }
             | Self::Invalid { .. }
             | Self::NoState
+            | Self::NoTemplate(_)
             | Self::UnderWay(_) => None,
         }
+    }
+}
+
+/// Tells whether a server is a coderd, by its version, and not one of ours. A server that cannot be asked is none.
+pub async fn is_coderd(client: &reqwest::Client, url: &Url) -> bool {
+    #[derive(Deserialize)]
+    struct BuildInfo {
+        version: String,
+    }
+    let coder = Coder::new(client.clone(), url.clone(), Secret::new(""));
+    let info = coder.json::<BuildInfo>("read the version", &["buildinfo"]);
+    match timeout(PROBE_TIMEOUT, info).await {
+        Ok(info) => info.is_ok_and(|info| !info.version.contains(OUR_VERSION)),
+        Err(_) => false,
     }
 }
 
@@ -167,15 +195,15 @@ impl Coder {
         }
         let path = ["workspacebuilds", latest.id.as_str(), "state"];
         let theirs = self
-            .call("read the state", Method::GET, &path, None)
+            .call("read the state", Method::GET, &path, &[], None)
             .await?;
         match outline.relation(&theirs) {
             Relation::Newer => {}
             Relation::NotNewer => return Err(PushError::NotNewer),
             Relation::Unrelated => return Err(PushError::Unrelated),
         }
-        let body = json!({ "state": BASE64_STANDARD.encode(state) }).to_string();
-        self.call("write the state", Method::PUT, &path, Some(body))
+        let body = Body::Json(json!({ "state": BASE64_STANDARD.encode(state) }).to_string());
+        self.call("write the state", Method::PUT, &path, &[], Some(body))
             .await?;
         Ok(latest.build_number)
     }
@@ -196,11 +224,19 @@ impl Coder {
         what: &'static str,
         path: &[&str],
     ) -> Result<T, PushError> {
-        let answer = self.call(what, Method::GET, path, None).await?;
-        serde_json::from_slice(&answer).map_err(|error| PushError::Invalid {
-            what,
-            reason: error.to_string(),
-        })
+        let answer = self.call(what, Method::GET, path, &[], None).await?;
+        parsed(what, &answer)
+    }
+
+    async fn send<T: for<'de> Deserialize<'de>>(
+        &self,
+        what: &'static str,
+        method: Method,
+        path: &[&str],
+        body: &Value,
+    ) -> Result<T, PushError> {
+        let body = Body::Json(body.to_string());
+        parsed(what, &self.call(what, method, path, &[], Some(body)).await?)
     }
 
     async fn call(
@@ -208,7 +244,8 @@ impl Coder {
         what: &'static str,
         method: Method,
         path: &[&str],
-        body: Option<String>,
+        query: &[(&str, &str)],
+        body: Option<Body>,
     ) -> Result<Vec<u8>, PushError> {
         let mut url = self.url.clone();
         let invalid = |reason: &str| PushError::Invalid {
@@ -220,6 +257,9 @@ impl Coder {
             .pop_if_empty()
             .extend(["api", "v2"])
             .extend(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
         let lost = |source| PushError::Call {
             what,
             url: self.url.clone(),
@@ -230,9 +270,13 @@ impl Coder {
             .request(method, url)
             .timeout(CALL_TIMEOUT)
             .header("Coder-Session-Token", self.token.expose());
-        if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body);
-        }
+        request = match body {
+            None => request,
+            Some(Body::Json(text)) => request.header(CONTENT_TYPE, "application/json").body(text),
+            Some(Body::Tar(bytes)) => request
+                .header(CONTENT_TYPE, "application/x-tar")
+                .body(bytes),
+        };
         let mut answer = request.send().await.map_err(lost)?;
         let status = answer.status();
         let mut bytes = Vec::new();
@@ -249,6 +293,19 @@ impl Coder {
         }
         Ok(bytes)
     }
+}
+
+/// Content of a request.
+enum Body {
+    Json(String),
+    Tar(Bytes),
+}
+
+fn parsed<T: for<'de> Deserialize<'de>>(what: &'static str, answer: &[u8]) -> Result<T, PushError> {
+    serde_json::from_slice(answer).map_err(|error| PushError::Invalid {
+        what,
+        reason: error.to_string(),
+    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! Templates without a server: `outpost template check` and `outpost template rules` of the real program.
 
 mod bad_input;
+mod diff;
 mod formats;
 mod places;
 mod planning;
+mod policies;
+mod push;
 mod results;
+mod schemas;
 mod suppression;
 
 use std::{fs, path::Path, process::Output};

@@ -215,6 +215,43 @@ async fn what_apply_made_is_destroyed_after_ctrl_c() {
 }
 
 #[test]
+fn commands_run_at_agents_of_a_workspace_that_was_really_built() {
+    let process = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/templates/process");
+    let main = fs::read_to_string(process.join("main.tf")).unwrap();
+    let scenario = "variables = { workspaces_directory = \"PLACE\" }\n\
+        run \"start\" {\n  apply   = true\n  connect = true\n  \
+        ssh {\n    command = \"printf 'in %s' \\\"$CODER_WORKSPACE_NAME\\\"; exit 7\"\n    stdout  = \"^in test$\"\n    status  = 7\n  }\n  \
+        ssh {\n    command = \"echo wrong\"\n    stdout  = \"right\"\n  }\n}\n\
+        run \"stop\" {\n  apply      = true\n  transition = \"stop\"\n}\n";
+    let template = Template::new(&main, "");
+    let work = template.0.path().join("work");
+    template.write(
+        "a.coder.hcl",
+        &scenario.replace("PLACE", work.to_str().unwrap()),
+    );
+    for name in ["start.sh", "stop.sh"] {
+        template.write(name, &fs::read_to_string(process.join(name)).unwrap());
+    }
+
+    let output = template.test(&["--output", "json"]).output().unwrap();
+
+    assert_ends(&output, 1);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let runs = report["scenarios"][0]["runs"].as_array().unwrap();
+    let failures = runs[0]["failures"].as_array().unwrap();
+    assert_eq!(failures.len(), 1, "{report}");
+    let message = failures[0]["message"].as_str().unwrap();
+    assert!(message.contains("matches `right`, but: wrong"), "{message}");
+    assert_eq!(
+        (&failures[0]["line"], &runs[1]["outcome"]),
+        (&10.into(), &"passed".into()),
+        "{report}"
+    );
+    // What was made is gone, the directory of the workspace with it.
+    assert_eq!(fs::read_dir(&work).map_or(0, Iterator::count), 0);
+}
+
+#[test]
 fn a_failed_condition_tells_place_source_and_values() {
     let scenario = "run \"a\" {\n  assert {\n    condition     = resource[\"terraform_data.x\"].change == \"update\"\n    \
         error_message = \"it is ${resource[\"terraform_data.x\"].change}\"\n  }\n}\n";

@@ -125,6 +125,19 @@ pub struct SessionConfig {
     pub memory: Memory,
 }
 
+impl SessionConfig {
+    /// A session that no server knows of.
+    pub fn without_job() -> Self {
+        Self {
+            job_id: JobId(Uuid::new_v4()),
+            log_level: None,
+            template_id: String::new(),
+            template_version_id: String::new(),
+            memory: Memory::default(),
+        }
+    }
+}
+
 /// Meter and limit of the memory of a job's processes. All clones share the same values.
 #[derive(Clone, Debug, Default)]
 pub struct Memory(Option<Arc<Measure>>);
@@ -231,6 +244,13 @@ pub trait Session: Send {
     /// Sets the observer of the following apply, which it sees from the beginning.
     fn set_observer(&mut self, observer: Arc<dyn ApplyObserver>) {
         let _ = observer;
+    }
+
+    /// Returns the schemas of the providers that the template names, as `terraform providers schema -json` prints them. Needs
+    /// an init before.
+    async fn schemas(&mut self, stop: &Stop) -> Result<Bytes, StepFailure> {
+        let _ = stop;
+        Err(StepFailure::new("this engine prints no schemas"))
     }
 
     /// Returns the directories that end with the session. The first one contains the state file of an apply.

@@ -9,6 +9,7 @@ mod model;
 mod modules;
 mod place;
 mod planned;
+mod policies;
 pub mod report;
 mod rules;
 pub mod settings;
@@ -27,6 +28,7 @@ pub use self::{
     modules::{ModulesError, unpack_modules},
     place::Place,
     planned::{Archives, LargeState, Planned, Problem, fetch_modules, plan},
+    policies::{ModuleCall, verdicts},
     rules::{Daemon, Example, MissingItem, MissingKind, Options, RULES, Rule, Spot, rule},
     source::{Fetched, SourceError, Sources},
     values::Assumption,
@@ -54,6 +56,8 @@ pub struct Examined {
     pub has_wrong_calls: bool,
     /// Tells whether the template names a place for states.
     pub has_backend: bool,
+    /// Calls of modules, those in modules included.
+    pub modules: Vec<ModuleCall>,
     /// Variables without a value, and one that a plan can go on with.
     pub made_up: Vec<(String, String)>,
 }
@@ -124,6 +128,7 @@ pub fn examine(sources: &mut Sources, options: &Options) -> Result<Examined, Sou
         has_wrong_calls: !calls.wrong.is_empty(),
         mocks: mock::mocks(&model, &options.default_host, &options.force_new),
         has_backend: mock::has_backend(&model),
+        modules: policies::modules(&model, &calls.missing),
         made_up: variables::made_up(&model, options),
     })
 }
@@ -210,7 +215,7 @@ fn sorted(mut findings: Vec<Finding>) -> Vec<Finding> {
         (
             it.module.clone(),
             it.place.clone(),
-            it.rule,
+            it.rule.clone(),
             it.message.clone(),
         )
     };
@@ -220,7 +225,7 @@ fn sorted(mut findings: Vec<Finding>) -> Vec<Finding> {
         seen.insert((
             it.module.clone(),
             it.place.clone(),
-            it.rule,
+            it.rule.clone(),
             it.message.clone(),
         ))
     });
@@ -252,7 +257,8 @@ fn leveled(
     levels: &std::collections::BTreeMap<String, Level>,
 ) -> Vec<Finding> {
     let leveled = findings.into_iter().filter_map(|finding| {
-        let severity = match levels.get(finding.rule) {
+        let own = levels.get(&*finding.rule);
+        let severity = match own.or_else(|| levels.get(rules::id_of(&finding.rule))) {
             Some(level) => level.severity()?,
             None => finding.severity,
         };

@@ -9,11 +9,13 @@
 )]
 
 pub mod check;
+mod complaints;
 pub mod dependence;
 mod groups;
 mod mermaid;
 pub mod mock;
 pub mod picture;
+pub mod policy;
 pub mod results;
 pub mod scenario;
 mod similar;

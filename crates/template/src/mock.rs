@@ -2,6 +2,7 @@
 
 mod addresses;
 mod archive;
+mod ask;
 mod backend;
 mod doubles;
 mod fill;
@@ -13,14 +14,16 @@ mod service;
 mod store;
 
 pub use self::{
+    addresses::is_mocked,
     archive::prepare,
+    ask::{Question, ask, package_key},
     backend::StateServer,
     doubles::Doubles,
     given::{Unfit, Values},
     infer::{infer, providers},
     schema::{Attribute, Block, ProviderSchema, Schemas, SchemasError},
     service::{ServeError, serve},
-    store::{Mock, MockStore, Served},
+    store::{Mock, MockStore, RealProvider, Served},
 };
 pub(crate) use self::{
     doubles::{has_backend, mocks},

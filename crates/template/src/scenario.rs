@@ -3,7 +3,9 @@
 //! [`parse()`] reads a file, [`play()`] builds its runs one after the other through a session of an engine, and
 //! [`context`] is what conditions may refer to.
 
+mod agents;
 mod columns;
+mod compare;
 mod condition;
 pub mod context;
 mod fields;
@@ -30,6 +32,8 @@ use regex::Regex;
 use serde_json::Value;
 
 pub use self::{
+    agents::{Agents, Ran},
+    compare::{Difference, NotBuilt, build_version},
     condition::{Failure, check},
     context::Facts,
     kept::KeptRuns,
@@ -110,6 +114,20 @@ pub struct Given {
 }
 
 impl Given {
+    /// A value that no file has.
+    pub fn of_command_line(name: String, value: String) -> Self {
+        let place = Place {
+            file: String::new(),
+            line: 1,
+            column: 1,
+        };
+        Self {
+            name,
+            value: value.into(),
+            place,
+        }
+    }
+
     /// The value as Terraform and Coder take it: text as it is, collections as JSON.
     pub fn text(&self) -> String {
         outpost_language::primitive_text(&self.value).unwrap_or_else(|| self.value.to_string())

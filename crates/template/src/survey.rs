@@ -6,15 +6,14 @@ use std::{
 };
 
 use outpost_base::{
-    job::{JobId, LogLevel, Metadata, Transition, VariableValue},
+    job::{LogLevel, Metadata, Transition, VariableValue},
     stop::Stop,
 };
 use outpost_files::archive::{self, ArchiveError};
 use outpost_provision::{
-    GraphComplete, GraphSource, InitRequest, LogSink, Memory, PlanRequest, Provisioner, Session,
+    GraphComplete, GraphSource, InitRequest, LogSink, PlanRequest, Provisioner, Session,
     SessionConfig, StepFailure,
 };
-use uuid::Uuid;
 
 use super::Picture;
 
@@ -59,7 +58,7 @@ pub async fn survey(
     stop: &Stop,
 ) -> Result<Picture, SurveyError> {
     let template_archive = archive::pack_template(dir)?;
-    let mut session = engine.open(session_config()).await?;
+    let mut session = engine.open(SessionConfig::without_job()).await?;
     let request = InitRequest {
         template_archive,
         omit_module_files: true,
@@ -96,16 +95,6 @@ impl LogSink for Warnings {
 impl Warnings {
     fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.said.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-fn session_config() -> SessionConfig {
-    SessionConfig {
-        job_id: JobId(Uuid::new_v4()),
-        log_level: None,
-        template_id: String::new(),
-        template_version_id: String::new(),
-        memory: Memory::default(),
     }
 }
 

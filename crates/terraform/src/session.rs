@@ -23,7 +23,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use outpost_base::{
     error_chain::error_chain,
-    job::{self, JobId, LogLevel, PrebuiltStage, Timing, Transition},
+    job::{self, LogLevel, PrebuiltStage, Timing, Transition},
     stop::Stop,
 };
 use outpost_files::{archive, beneath::within, module_archive, removal::Scratch};
@@ -34,7 +34,7 @@ use outpost_process::{
 };
 use outpost_provision::{
     self as provision, ApplyComplete, ApplyObserver, ApplyRequest, GraphComplete, GraphSource,
-    InitComplete, InitRequest, LogEntry, LogSink, Memory, ParseComplete, PlanComplete, PlanRequest,
+    InitComplete, InitRequest, LogEntry, LogSink, ParseComplete, PlanComplete, PlanRequest,
     SessionConfig, StepFailure,
 };
 use tracing::warn;
@@ -810,6 +810,12 @@ impl provision::Session for Session {
         self.observer = Some(observer);
     }
 
+    async fn schemas(&mut self, stop: &Stop) -> Result<Bytes, StepFailure> {
+        let shown = self.show(&["providers", "schema", "-json"], stop).await;
+        let shown = shown.map_err(|failure| prefixed("terraform providers schema", failure))?;
+        Ok(shown.into())
+    }
+
     fn dirs(&self) -> Vec<PathBuf> {
         let files = &self.files;
         vec![self.dir().to_owned(), files.private.path().to_owned()]
@@ -949,13 +955,7 @@ pub(super) async fn made(
     files: Files,
     stop: &Stop,
 ) -> Result<GraphComplete, StepFailure> {
-    let config = SessionConfig {
-        job_id: JobId::default(),
-        log_level: None,
-        template_id: String::new(),
-        template_version_id: String::new(),
-        memory: Memory::default(),
-    };
+    let config = SessionConfig::without_job();
     let has_own_lock = files.lock().await.is_some();
     let session = Session::at(engine, binary, config, files);
     let session = session.map_err(|error| StepFailure::new(error.to_string()))?;
@@ -987,7 +987,7 @@ impl Drop for Session {
 fn printed(captured: Captured) -> Result<Vec<u8>, StepFailure> {
     if captured.is_cut {
         return Err(StepFailure::new(format!(
-            "terraform show printed more than {MAX_JSON_BYTES} bytes"
+            "it printed more than {MAX_JSON_BYTES} bytes"
         )));
     }
     if !captured.exit.is_success() {
@@ -1036,7 +1036,7 @@ mod tests {
             confinement: None,
             outlives_us: false,
             shim: None,
-            memory: Memory::default(),
+            memory: outpost_provision::Memory::default(),
         };
         let limits = super::super::limits(Duration::from_secs(60));
         let captured = process::capture(&command, &limits, &Stop::new(), stdout_bytes).await;

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use serde::Serialize;
 use tokio::time::sleep;
 
@@ -17,7 +16,6 @@ use crate::{
         rows, ssh,
         workspace::{build, create},
     },
-    connect::{self, SSH_PORT, ssh::SshError},
     job::Transition,
     proto::outpost::v1::{BuildDetails, CreateWorkspaceRequest},
     stop::Stop,
@@ -200,27 +198,8 @@ impl Run {
 
     async fn run_command(&self, agent: &str) -> anyhow::Result<(Vec<u8>, u32)> {
         let named = format!("{}.{agent}", self.workspace);
-        let (agent, mut conn) = ssh::dial_agent(&self.server, &named, AGENT_LIMIT).await?;
-        ssh::wait_for_agent(&mut conn, &agent, AGENT_LIMIT).await?;
-        let stream = conn.connect(SSH_PORT).await;
-        let stream = stream
-            .with_context(|| format!("agent `{}` does not accept SSH connections", agent.name))?;
-        let mut printed = Vec::new();
-        let session = connect::ssh::run(
-            stream,
-            Some(COMMAND),
-            None,
-            tokio::io::empty(),
-            &mut printed,
-            tokio::io::sink(),
-            sleep(COMMAND_LIMIT),
-        );
-        let ended = session.await;
-        conn.leave().await;
-        match ended {
-            Err(SshError::HungUp) => anyhow::bail!("the command did not end in time"),
-            ended => Ok((printed, ended?)),
-        }
+        let limits = (AGENT_LIMIT, COMMAND_LIMIT);
+        ssh::run_command(&self.server, &named, COMMAND, limits).await
     }
 
     /// Returns the resources that the import announced for a workspace after such a build.

@@ -102,7 +102,11 @@ impl Stack {
             .await?;
         let port = directory.join(PORT);
         let listen = listen.unwrap_or_else(|| remembered(&port));
-        let server = control::start(server_config(server, listen), stop.cleanup()).await?;
+        let server = control::start(
+            server_config(Storage::Directory(server), listen),
+            stop.cleanup(),
+        )
+        .await?;
         if let Some(taken) = server.url().port() {
             files::write_public(&port, taken.to_string().as_bytes())
                 .with_context(|| format!("failed to write `{}`", port.display()))?;
@@ -112,7 +116,7 @@ impl Stack {
             token: server.admin_token().clone(),
             trust: Trust::default(),
         })?;
-        let source: Arc<dyn JobSource> = Arc::new(server.local_source(registration()).await?);
+        let source: Arc<dyn JobSource> = Arc::new(server.local_source(registration("dev")).await?);
         let daemon_stop = stop.cleanup();
         let config = daemon_config(states);
         let daemon = tokio::spawn(daemon::run(
@@ -191,9 +195,10 @@ fn remembered(file: &Path) -> SocketAddr {
     }
 }
 
-fn server_config(directory: PathBuf, listen: SocketAddr) -> control::Config {
+/// Configuration of a server for this process alone.
+pub(in crate::cli) fn server_config(storage: Storage, listen: SocketAddr) -> control::Config {
     control::Config {
-        storage: Storage::Directory(directory),
+        storage,
         state_key: StateKey::Own,
         listen,
         tls: None,
@@ -208,9 +213,10 @@ fn server_config(directory: PathBuf, listen: SocketAddr) -> control::Config {
     }
 }
 
-fn registration() -> Registration {
+/// Registration of the daemon of such a server.
+pub(in crate::cli) fn registration(name: &str) -> Registration {
     Registration {
-        name: "dev".to_owned(),
+        name: name.to_owned(),
         tags: std::collections::BTreeMap::new(),
         provisioners: vec!["terraform".to_owned()],
         version: rules::VERSION.to_owned(),

@@ -13,9 +13,9 @@ use crate::{
         isolation::Guarded,
         provisioner::{args::ServerArgs, connect},
     },
-    job::{JobId, LogLevel},
+    job::LogLevel,
     net::tls,
-    provision::{InitRequest, LogSink, Memory, SessionConfig, StepFailure},
+    provision::{InitRequest, LogSink, SessionConfig, StepFailure},
     stop::Stop,
 };
 
@@ -124,14 +124,7 @@ async fn install(
     let found = engine
         .find(coder_provider, dir.join("sessions"), guarded, trust, stop)
         .await?;
-    let config = SessionConfig {
-        job_id: JobId::default(),
-        log_level: None,
-        template_id: String::new(),
-        template_version_id: String::new(),
-        memory: Memory::default(),
-    };
-    let mut session = found.provisioner.open(config).await?;
+    let mut session = found.provisioner.open(SessionConfig::without_job()).await?;
     let request = InitRequest {
         template_archive: archive()?,
         omit_module_files: true,

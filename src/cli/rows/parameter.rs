@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::super::output::Row;
-use crate::proto::provisioner;
+use crate::proto::{outpost::v1::ParameterValue, provisioner};
 
 /// A parameter of a template.
 #[derive(Debug, Serialize)]
@@ -21,6 +21,14 @@ pub(in crate::cli) struct ParameterRow {
     description: String,
     /// Values that are allowed; empty for any.
     options: Vec<Choice>,
+}
+
+/// A parameter with its value in a build.
+#[derive(Debug, Serialize)]
+pub(in crate::cli) struct AnsweredParameter {
+    #[serde(flatten)]
+    parameter: ParameterRow,
+    value: String,
 }
 
 /// A value that a parameter allows.
@@ -52,6 +60,66 @@ impl From<provisioner::RichParameter> for ParameterRow {
     }
 }
 
+impl ParameterRow {
+    /// The default, or a note that there is none.
+    fn default_cell(&self) -> String {
+        match self.required {
+            true => "(required)".to_owned(),
+            false => self.default.clone(),
+        }
+    }
+
+    /// When the value may change.
+    fn changes(&self) -> String {
+        let changes = match (self.ephemeral, self.mutable) {
+            (true, _) => "one build",
+            (false, true) => "any time",
+            (false, false) => "never",
+        };
+        changes.to_owned()
+    }
+}
+
+impl AnsweredParameter {
+    /// The parameter with its answer, or else its default.
+    pub(in crate::cli) fn new(
+        parameter: provisioner::RichParameter,
+        answers: &[ParameterValue],
+    ) -> Self {
+        let answer = answers.iter().find(|it| it.name == parameter.name);
+        let value = answer
+            .map_or(&parameter.default_value, |it| &it.value)
+            .clone();
+        Self {
+            parameter: parameter.into(),
+            value,
+        }
+    }
+}
+
+impl Row for AnsweredParameter {
+    const COLUMNS: &'static [&'static str] = &[
+        "Parameter",
+        "Type",
+        "Value",
+        "Default",
+        "Changes",
+        "Meaning",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let Self { parameter, value } = self;
+        vec![
+            parameter.name.clone(),
+            parameter.kind.clone(),
+            value.clone(),
+            parameter.default_cell(),
+            parameter.changes(),
+            parameter.description.clone(),
+        ]
+    }
+}
+
 impl Choice {
     /// Formats the value to pass, followed by its name for people where that differs.
     fn summary(&self) -> String {
@@ -73,23 +141,13 @@ impl Row for ParameterRow {
     ];
 
     fn cells(&self) -> Vec<String> {
-        let default = if self.required {
-            "(required)"
-        } else {
-            &self.default
-        };
         let options: Vec<_> = self.options.iter().map(Choice::summary).collect();
-        let changes = match (self.ephemeral, self.mutable) {
-            (true, _) => "one build",
-            (false, true) => "any time",
-            (false, false) => "never",
-        };
         vec![
             self.name.clone(),
             self.kind.clone(),
-            default.to_owned(),
+            self.default_cell(),
             options.join("\n"),
-            changes.to_owned(),
+            self.changes(),
             self.description.clone(),
         ]
     }

@@ -6,14 +6,16 @@ mod modules;
 mod one;
 pub(super) mod planning;
 mod reports;
-mod site;
+pub(super) mod site;
 
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
+use clap::Parser as _;
 use url::Url;
 
 use self::reports::ReportTo;
@@ -24,13 +26,14 @@ use crate::{
         exit::{FindingsReported, Hint as _, Unchecked, UsageError},
         output::Wanted,
         remote::{EngineTrust, Pair},
+        template::schemas::SchemaArgs,
     },
     registry::Platform,
     stop::Stop,
     template::check::{
         Finding, Severity,
         baseline::{Baseline, Entry},
-        report::{EngineReport, Report},
+        report::{EngineReport, Format, Report},
     },
     terraform::binary::{Binary, Kind},
 };
@@ -69,9 +72,11 @@ pub(in crate::cli) struct Check {
     /// Additional requirement: `cost`, a `daily_cost` for each resource with an agent
     #[arg(long, value_name = "REQUIREMENT")]
     require: Vec<Required>,
-    /// File with schemas of providers, as `terraform providers schema -json` prints them
-    #[arg(long = "schema", value_name = "FILE")]
-    schemas: Vec<PathBuf>,
+    #[command(flatten)]
+    schemas: SchemaArgs,
+    /// Directory with policies in Rego: rules `deny` and `warn` of `package outpost.template`
+    #[arg(long = "policy", value_name = "DIR")]
+    policies: Vec<PathBuf>,
     /// Fetch modules from their sources, unless a mirror has them
     #[arg(long)]
     online: bool,
@@ -96,6 +101,31 @@ pub(in crate::cli) struct Check {
     engine: EngineArgs,
     #[command(flatten)]
     trust: EngineTrust,
+}
+
+/// A check without options of its own.
+#[derive(Debug, clap::Parser)]
+struct Alone {
+    #[command(flatten)]
+    check: Check,
+}
+
+/// Checks a template before something else is done with it, and says on stderr what was found.
+///
+/// # Errors
+/// If there is an error in it, or it could not be checked to the end.
+pub(super) async fn pass(dir: &Path, variables: &[Pair], stop: &Stop) -> anyhow::Result<()> {
+    let given = variables
+        .iter()
+        .map(|pair| format!("--variable={}={}", pair.name, pair.value).into());
+    let arguments = [OsString::from("check")].into_iter().chain(given);
+    let arguments = arguments.chain(["--".into(), dir.as_os_str().to_owned()]);
+    let check = Alone::try_parse_from(arguments)?.check;
+    let report = check.run(stop).await?;
+    let least = check.fail_on.least();
+    let text = report.render(Format::Table, least, false);
+    crate::cli::output::note(text.trim_end());
+    verdict(&report, least)
 }
 
 /// Lowest severity that makes the command fail.
@@ -133,8 +163,18 @@ struct Accepted {
 
 impl Check {
     pub(in crate::cli) async fn exec(self, wanted: Wanted, stop: Stop) -> anyhow::Result<()> {
+        let report = self.run(&stop).await?;
+        if let Some(path) = &self.write_baseline {
+            return write_baseline(path, &report);
+        }
+        let least = self.fail_on.least();
+        reports::write(&report, &self.reports, wanted, least)?;
+        verdict(&report, least)
+    }
+
+    async fn run(&self, stop: &Stop) -> anyhow::Result<Report> {
         let accepted = self.baseline.as_deref().map(Accepted::read).transpose()?;
-        let mut templates = all::check(&self, &self.chosen()?, &stop).await?;
+        let mut templates = all::check(self, &self.chosen()?, stop).await?;
         let mut used = BTreeSet::new();
         for report in &mut templates {
             if let Some(accepted) = &accepted {
@@ -147,13 +187,7 @@ impl Check {
         if let (Some(accepted), Some(first)) = (&accepted, templates.first_mut()) {
             first.findings.extend(accepted.unused(&used));
         }
-        let report = Report::new(templates);
-        if let Some(path) = &self.write_baseline {
-            return write_baseline(path, &report);
-        }
-        let least = self.fail_on.least();
-        reports::write(&report, &self.reports, wanted, least)?;
-        verdict(&report, least)
+        Ok(Report::new(templates))
     }
 
     /// The templates to check: those that were named, without those that did not change.

@@ -9,12 +9,14 @@ use std::{
 
 use bytes::Bytes;
 
+use super::schemas::SchemaArgs;
 use crate::{
     cli::engine::EngineArgs,
     files::archive,
     stop::Stop,
     template::{
         check::settings::Settings,
+        policy::Policies,
         results::{Key, KeyParts, Results, appearance},
     },
 };
@@ -25,7 +27,7 @@ pub(super) struct CacheArgs {
     /// Neither use nor keep results of earlier runs
     ///
     /// The result for a template is used again if nothing changed on which it depends: files, settings, options, schemas, mirror,
-    /// engine and this program.
+    /// policies, engine and this program.
     #[arg(long)]
     no_cache: bool,
 }
@@ -96,11 +98,27 @@ pub(super) struct TemplateKey {
 /// Schemas beyond this size are told apart by their appearance: reading them would take longer than a second run may.
 const MAX_READ: u64 = 4 << 20;
 
-/// Identifies files of schemas, those of the settings and those that were named; `None` if one cannot be read.
-pub(super) fn schemas(settings: &Settings, named: &[PathBuf]) -> Option<Vec<Vec<u8>>> {
+/// Identifies what schemas come from, by the settings and by what was named; `None` if that cannot be told. A mirror is part
+/// of the engine's identity.
+pub(super) fn schemas(settings: &Settings, named: &SchemaArgs) -> Option<Vec<Vec<u8>>> {
+    // Reading all packages of a directory would take longer than a second run may.
+    if named.has_plugin_dirs() {
+        return None;
+    }
     let beside = settings.schemas.iter().map(|path| settings.beside(path));
-    let all = beside.chain(named.iter().cloned());
+    let all = beside.chain(named.named_files().iter().cloned());
     all.map(|path| schema(&path).ok()).collect()
+}
+
+/// Names and texts of the policies in directories; `None` if one cannot be read.
+pub(super) fn policies(dirs: &[PathBuf]) -> Option<Vec<String>> {
+    let mut all = Vec::new();
+    for dir in dirs {
+        let texts = Policies::texts(dir).ok()?;
+        all.push(texts.len().to_string());
+        all.extend(texts.into_iter().flat_map(|(name, text)| [name, text]));
+    }
+    Some(all)
 }
 
 fn schema(path: &Path) -> io::Result<Vec<u8>> {

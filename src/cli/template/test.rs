@@ -1,7 +1,9 @@
 //! `outpost template test`.
 
+mod agents;
 mod engines;
 mod known;
+mod matrix;
 
 use std::{
     collections::BTreeMap,
@@ -16,9 +18,10 @@ use futures::{StreamExt as _, stream};
 use regex::Regex;
 use tempfile::TempDir;
 
+pub(super) use self::engines::{Template, TestEngines};
 use self::{
-    engines::{Template, TestEngines},
     known::Known,
+    matrix::{ProviderVersions, Variant},
 };
 use super::{jobs, kept::CacheArgs, running::Running};
 use crate::{
@@ -27,6 +30,7 @@ use crate::{
         exit::{Interrupted, TestsFailed, Untested, UsageError},
         output::{self, Wanted},
         remote::EngineTrust,
+        template::schemas::{ProviderSources, SchemaArgs},
     },
     files::removal::Scratch,
     stop::Stop,
@@ -34,7 +38,6 @@ use crate::{
         self, Played, Scenario, Settings,
         report::{self, Summary},
     },
-    terraform::binary::Kind,
 };
 
 /// Test templates with scenarios
@@ -42,7 +45,8 @@ use crate::{
 /// A scenario is a file `*.coder.hcl` in a template's directory or its `tests` directory. Its runs build one workspace, one
 /// after the other, and state what must be true after each. Nothing of a template runs, and no real resources are created,
 /// unless a run says `apply = true`; resources of such runs are destroyed at the end, also after a failure or Ctrl-C. With `--engine A,B`
-/// several engines play the scenarios, and a table shows what differs.
+/// unless a run says `apply = true`; resources of such runs are destroyed at the end, also after a failure or Ctrl-C. With `--engine A,B`
+/// and `--provider` several engines and versions of providers play the scenarios, and a table shows what differs.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Test {
     /// Directories of templates
@@ -66,9 +70,11 @@ pub(in crate::cli) struct Test {
     /// Begin runs without `apply` with the state of a workspace, as `coder state pull` prints it
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// File with schemas of providers, as `terraform providers schema -json` prints them
-    #[arg(long = "schema", value_name = "FILE")]
-    schemas: Vec<PathBuf>,
+    /// Play the scenarios with these versions of a provider, such as coder/coder=2.13.0,2.20.0, from --plugin-dir or --mirror
+    #[arg(long = "provider", value_name = "ADDRESS=VERSION,…")]
+    providers: Vec<ProviderVersions>,
+    #[command(flatten)]
+    schemas: SchemaArgs,
     /// Write a report to a file, too: table, json or junit
     #[arg(long = "report", value_name = "FORMAT=FILE")]
     reports: Vec<ReportTo>,
@@ -230,20 +236,15 @@ impl Test {
         }
     }
 
-    /// Plays all scenarios, with each engine if there are several.
+    /// Plays all scenarios, with each engine and each version of a provider if there are several.
     async fn play_all(&self, found: &[Found], stop: &Stop) -> anyhow::Result<Vec<Played>> {
-        let engines = self.engine.each();
-        if let [engine] = engines.as_slice() {
-            return self.play(found, engine, stop).await;
-        }
         let mut all = Vec::new();
-        let names = names(&engines, stop).await?;
-        for (engine, name) in engines.iter().zip(names) {
-            let mut played = self.play(found, engine, stop).await?;
+        for variant in matrix::variants(self.engine.each(), &self.providers, stop).await? {
+            let mut played = self.play(found, &variant, stop).await?;
             let has_failed = played.iter().any(has_failed);
             played
                 .iter_mut()
-                .for_each(|played| played.variant.clone_from(&name));
+                .for_each(|played| played.variant.clone_from(&variant.name));
             all.extend(played);
             if stop.is_draining() || self.fail_fast && has_failed {
                 break;
@@ -255,7 +256,7 @@ impl Test {
     async fn play(
         &self,
         found: &[Found],
-        engine: &EngineArgs,
+        variant: &Variant,
         stop: &Stop,
     ) -> anyhow::Result<Vec<Played>> {
         let jobs = jobs::at_a_time(self.jobs);
@@ -277,8 +278,13 @@ impl Test {
         let trust = self.trust.trust();
         // The first failure must not cancel what runs: that would take what it made away in the middle.
         let all = stop.child();
-        let engines = TestEngines::new(engine, &trust, work.path(), jobs, stop, &state);
-        let known = Known::open(self, engine, &settings.state, stop).await;
+        let providers = ProviderSources {
+            schemas: &self.schemas,
+            pins: &variant.pins,
+        };
+        let engine = &variant.engine;
+        let engines = TestEngines::new(engine, providers, &trust, work.path(), jobs, stop, &state);
+        let known = Known::open(self, variant, &settings.state, stop).await;
         let running = Running::new(found.len(), "scenarios");
         let (settings, all, engines, templates) = (&settings, &all, &engines, &templates);
         let (known, running) = (&known, &running);
@@ -317,25 +323,6 @@ impl Test {
         }
         Ok(reported)
     }
-}
-
-/// Products and versions of engines, with their paths where that is not enough.
-async fn names(engines: &[EngineArgs], stop: &Stop) -> anyhow::Result<Vec<String>> {
-    let mut names: Vec<String> = Vec::new();
-    for engine in engines {
-        let binary = engine.installed(stop).await?;
-        let binary = binary.context("an engine of `--engine` is not installed")?;
-        let product = match binary.kind {
-            Kind::Terraform => "terraform",
-            Kind::OpenTofu => "tofu",
-        };
-        let name = format!("{product} {}", binary.version);
-        names.push(match names.contains(&name) {
-            true => format!("{name} {}", binary.path.display()),
-            false => name,
-        });
-    }
-    Ok(names)
 }
 
 fn read(directory: PathBuf, file: String) -> Found {

@@ -90,6 +90,44 @@ fn whatever_changes_is_checked_again() {
 }
 
 #[test]
+fn a_policy_that_changes_is_asked_again() {
+    let bench = bench("");
+    let says = |message: &str| {
+        let result = format!("{{\"id\": \"p\", \"message\": \"{message}\"}}");
+        let text = format!(
+            "package outpost.template\n\nwarn contains result if {{\n  result := {result}\n}}\n"
+        );
+        bench.write("policies/p.rego", &text);
+    };
+    for options in [&["--policy", "policies"][..], &[]] {
+        says("first words");
+        assert!(run(&bench, "check", options).1);
+        let (known, is_planned) = run(&bench, "check", options);
+        assert!(!is_planned && known.contains("first words"), "{known}");
+        says("other words");
+        let (again, is_planned) = run(&bench, "check", options);
+        assert!(is_planned && again.contains("other words"), "{again}");
+        bench.write("outpost-template.toml", "policies = [\"policies\"]\n");
+    }
+}
+
+#[test]
+fn results_with_providers_of_a_directory_are_not_kept() {
+    let bench = bench("");
+    let package = format!(
+        "plugins/registry.terraform.io/acme/demo/1.0.0/{}",
+        ::outpost::registry::Platform::current()
+    );
+    bench.write(&format!("{package}/terraform-provider-demo_v1.0.0"), "");
+    for command in ["check", "test"] {
+        let options = ["--plugin-dir", "plugins"];
+        assert!(run(&bench, command, &options).1);
+        assert!(run(&bench, command, &options).1);
+    }
+    assert_eq!(entries(&bench), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
 fn a_damaged_result_is_found_again() {
     let bench = bench("");
     run(&bench, "check", &[]);

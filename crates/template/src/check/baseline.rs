@@ -49,7 +49,7 @@ impl Entry {
     fn of(finding: &Finding) -> Self {
         let message = NUMBERS.replace_all(&finding.message, "0");
         Self {
-            rule: finding.rule.to_owned(),
+            rule: finding.rule.to_string(),
             address: finding.address.clone(),
             message: BLANKS.replace_all(&message, " ").trim().to_owned(),
         }

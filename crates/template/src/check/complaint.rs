@@ -1,8 +1,9 @@
 //! Places for an engine's complaints, without those that a rule says better.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
-use hcl_edit::Span;
+use hcl_edit::{Span, structure::Block};
+use regex::Regex;
 
 use super::{
     finding::{Finding, Severity},
@@ -10,6 +11,10 @@ use super::{
     planned::Problem,
     source::{File, ModuleSource, Sources, slashed},
 };
+
+/// An index in an address: `[0]`, `["a.b"]`.
+static INDEX: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r#"\["[^"]*"\]|\[\d+\]"#).expect("is valid"));
 
 /// The line that a complaint names, or the block that it is about; the first block of the template if it names nothing.
 pub(super) fn place(sources: &Sources, problem: &Problem) -> (Place, String) {
@@ -44,6 +49,29 @@ pub(super) fn place_of_mentioned(sources: &Sources, text: &str) -> (Place, Strin
         };
         (place, String::new())
     })
+}
+
+/// The block of a resource, a data source or a module; the first block of the template if there is none of this address.
+pub(super) fn place_of_address(sources: &Sources, address: &str) -> (Place, String) {
+    let bare = INDEX.replace_all(address, "");
+    let parts: Vec<_> = bare.split('.').collect();
+    let is_it = |block: &Block| {
+        let ident = block.ident.as_str();
+        let labels = block.labels.iter().map(|label| label.as_str());
+        let named: Vec<_> = match ident {
+            "resource" => labels.collect(),
+            "data" | "module" => std::iter::once(ident).chain(labels).collect(),
+            _ => return false,
+        };
+        let is_data = parts.len() > named.len() && parts[parts.len() - named.len() - 1] == "data";
+        parts.ends_with(&named) && !is_data
+    };
+    let named = sources.modules.iter().find_map(|module| {
+        let in_file = |file: &File| Some(file.header(file.body().blocks().find(|it| is_it(it))?));
+        let place = module.files.iter().find_map(in_file)?;
+        Some((place, module.fetched.clone()))
+    });
+    named.unwrap_or_else(|| place_of_mentioned(sources, address))
 }
 
 /// Tells whether an engine means this file: fetched modules lie below the session's own directory, in the same places as

@@ -1,5 +1,7 @@
 //! Findings of a check, and how many there are.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::place::Place;
@@ -30,8 +32,8 @@ impl Severity {
 /// One finding: a rule, a place and a remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Id of the rule, such as `app-slug-invalid`.
-    pub rule: &'static str,
+    /// Id of the rule, such as `app-slug-invalid`; of a policy `policy/ID`.
+    pub rule: Cow<'static, str>,
     /// The severity, by the rule or by the settings.
     pub severity: Severity,
     /// The problem, with names.

@@ -88,7 +88,7 @@ impl KeptReport {
 impl KeptFinding {
     fn of(finding: &Finding) -> Self {
         Self {
-            rule: finding.rule.to_owned(),
+            rule: finding.rule.to_string(),
             severity: finding.severity,
             message: finding.message.clone(),
             remedy: finding.remedy.clone(),
@@ -100,8 +100,9 @@ impl KeptFinding {
     }
 
     fn finding(self) -> Option<Finding> {
+        rule(&self.rule)?;
         Some(Finding {
-            rule: rule(&self.rule)?.id,
+            rule: self.rule.into(),
             severity: self.severity,
             message: self.message,
             remedy: self.remedy,

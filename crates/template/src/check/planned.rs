@@ -1,25 +1,22 @@
 //! A plan of the template by the engine, as an import makes it, and what the engine complains of.
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use outpost_base::{
-    job::{JobId, LogLevel, Metadata, Transition, VariableValue},
+    job::{Metadata, Transition, VariableValue},
     rules::resources::{check_parameters, check_resources},
     stop::Stop,
 };
 use outpost_provision::{
-    GraphComplete, GraphSource, InitRequest, LogSink, Memory, PlanRequest, Provisioner, Session,
+    GraphComplete, GraphSource, InitRequest, LogSink, PlanRequest, Provisioner, Session,
     SessionConfig, StepFailure,
 };
 use regex::Regex;
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::rules::state;
-
-/// The limit of an engine's complaints that are kept, in bytes.
-const MAX_COMPLAINTS: usize = 1 << 20;
+use crate::{complaints::Complaints, picture::Picture};
 
 /// The beginning of a line about something that a mirror lacks, among an engine's own.
 const OF_MIRROR: &str = "the mirror ";
@@ -37,6 +34,8 @@ pub struct Planned {
     pub agents: Option<usize>,
     /// Complaints of the engine, or of the server.
     pub problems: Vec<Problem>,
+    /// The template's resources, agents and parameters; `None` if it cannot be planned.
+    pub picture: Option<Picture>,
     /// The state of a started workspace, if it is too large.
     pub large_state: Option<LargeState>,
 }
@@ -85,7 +84,7 @@ pub async fn plan(
     stop: &Stop,
 ) -> Result<Planned, StepFailure> {
     let log = Arc::new(Complaints::default());
-    let mut session = engine.open(config()).await?;
+    let mut session = engine.open(SessionConfig::without_job()).await?;
     let request = InitRequest {
         template_archive: archives.template,
         module_archive: archives.modules,
@@ -108,7 +107,10 @@ pub async fn fetch_modules(
 ) -> Result<Bytes, Vec<String>> {
     let failed = |failure: StepFailure| vec![failure.to_string()];
     let log = Arc::new(Complaints::default());
-    let mut session = engine.open(config()).await.map_err(failed)?;
+    let mut session = engine
+        .open(SessionConfig::without_job())
+        .await
+        .map_err(failed)?;
     let request = InitRequest {
         template_archive: template,
         only_modules: true,
@@ -133,16 +135,6 @@ pub async fn fetch_modules(
     })
 }
 
-fn config() -> SessionConfig {
-    SessionConfig {
-        job_id: JobId(Uuid::new_v4()),
-        log_level: None,
-        template_id: String::new(),
-        template_version_id: String::new(),
-        memory: Memory::default(),
-    }
-}
-
 async fn both(
     session: &mut dyn Session,
     request: InitRequest,
@@ -152,14 +144,14 @@ async fn both(
 ) -> Result<Planned, StepFailure> {
     let sink = || Arc::clone(log) as Arc<dyn LogSink>;
     if let Err(failure) = session.init(request, sink(), stop).await {
-        return log.explain(failure, "");
+        return explain(log, failure, "");
     }
     if let Err(failure) = session.parse(sink()).await {
-        return log.explain(failure, "");
+        return explain(log, failure, "");
     }
     let started = match one(session, Transition::Start, variables, log, stop).await {
         Ok(started) => started,
-        Err(failure) => return log.explain(failure, ""),
+        Err(failure) => return explain(log, failure, ""),
     };
     let (started, large_state) = started;
     let mut planned = Planned {
@@ -167,12 +159,15 @@ async fn both(
         resources: Some(started.resources.len()),
         agents: Some(started.resources.iter().map(|it| it.agents.len()).sum()),
         problems: refused(&started),
+        picture: None,
     };
-    if let Err(failure) = one(session, Transition::Stop, variables, log, stop).await {
-        let problems = log
-            .explain(failure, "a stopped workspace cannot be planned: ")?
-            .problems;
-        planned.problems.extend(problems);
+    match one(session, Transition::Stop, variables, log, stop).await {
+        Ok((stopped, _)) => planned.picture = Some(Picture::of_plans(&started, &stopped)),
+        Err(failure) => {
+            let problems =
+                explain(log, failure, "a stopped workspace cannot be planned: ")?.problems;
+            planned.problems.extend(problems);
+        }
     }
     Ok(planned)
 }
@@ -240,20 +235,6 @@ fn refused(planned: &GraphComplete) -> Vec<Problem> {
     refused.into_iter().flatten().map(problem).collect()
 }
 
-/// Keeps the errors of an engine.
-#[derive(Default)]
-struct Complaints(Mutex<String>);
-
-impl LogSink for Complaints {
-    fn log(&self, level: LogLevel, output: String) {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if level == LogLevel::Error && said.len() + output.len() < MAX_COMPLAINTS {
-            said.push_str(&output);
-            said.push('\n');
-        }
-    }
-}
-
 impl Problem {
     /// Summary and detail, and the place if the engine names one.
     fn sentence(&self) -> String {
@@ -266,32 +247,26 @@ impl Problem {
     }
 }
 
-impl Complaints {
-    fn take(&self) -> String {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+/// The engine's complaints in a step that failed.
+fn explain(log: &Complaints, failure: StepFailure, prefix: &str) -> Result<Planned, StepFailure> {
+    let said = log.take();
+    let mut problems = read(&said);
+    if problems.is_empty() {
+        let Some(diagnostic) = failure.diagnostic.clone() else {
+            return Err(failure);
+        };
+        problems.push(Problem {
+            summary: diagnostic,
+            ..Problem::default()
+        });
     }
-
-    /// The engine's complaints in a step that failed.
-    fn explain(&self, failure: StepFailure, prefix: &str) -> Result<Planned, StepFailure> {
-        let said = self.take();
-        let mut problems = read(&said);
-        if problems.is_empty() {
-            let Some(diagnostic) = failure.diagnostic.clone() else {
-                return Err(failure);
-            };
-            problems.push(Problem {
-                summary: diagnostic,
-                ..Problem::default()
-            });
-        }
-        for problem in &mut problems {
-            problem.summary = format!("{prefix}{}", problem.summary);
-        }
-        Ok(Planned {
-            problems,
-            ..Planned::default()
-        })
+    for problem in &mut problems {
+        problem.summary = format!("{prefix}{}", problem.summary);
     }
+    Ok(Planned {
+        problems,
+        ..Planned::default()
+    })
 }
 
 /// Takes apart what an engine printed: `Error: SUMMARY`, a place with code, and a detail.

@@ -193,7 +193,7 @@ fn pretty(value: &impl Serialize) -> String {
 /// The same for a finding that moved to another line.
 fn fingerprint(path: &str, finding: &Finding) -> String {
     let mut hash = Sha256::new();
-    for part in [path, finding.rule, &finding.address, &finding.message] {
+    for part in [path, &finding.rule, &finding.address, &finding.message] {
         hash.update(part);
         hash.update([0]);
     }

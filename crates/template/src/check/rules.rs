@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use outpost_base::registry::Platform;
 use semver::Version;
 
+pub(super) use self::catalogue::id_of;
 pub use self::catalogue::{Example, RULES, Rule, rule};
 pub(super) use self::providers::required_providers;
 pub use self::site::{Daemon, MissingItem, MissingKind};
@@ -154,7 +155,7 @@ pub(super) fn finding(
     let rule = rule(id);
     debug_assert!(rule.is_some(), "no page explains {id}");
     Finding {
-        rule: rule.map_or("invalid", |rule| rule.id),
+        rule: rule.map_or("invalid", |rule| rule.id).into(),
         severity: rule.map_or(Severity::Error, |rule| rule.severity),
         message: message.into(),
         remedy: remedy.into(),

@@ -21,6 +21,8 @@ pub struct Settings {
     pub rules: BTreeMap<String, Level>,
     /// Files with schemas of providers, relative to this file.
     pub schemas: Vec<PathBuf>,
+    /// Directories with policies in Rego, relative to this file.
+    pub policies: Vec<PathBuf>,
     /// A mirror's directory, relative to this file.
     pub mirror: Option<PathBuf>,
     /// Arguments whose change replaces a resource: `aws_instance.ami`.

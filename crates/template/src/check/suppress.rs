@@ -11,7 +11,7 @@ use regex::Regex;
 use super::{
     finding::{Finding, Suppressed},
     place::Place,
-    rules::{Spot, finding, rule},
+    rules::{Spot, finding, id_of, rule},
     similar_rule,
     source::{File, Sources},
 };
@@ -40,7 +40,7 @@ pub(super) fn apply(sources: &Sources, findings: Vec<Finding>) -> (Vec<Finding>,
     let (mut remaining, mut accepted) = (Vec::new(), Vec::new());
     for finding in findings {
         let covers = |it: &&mut Suppression| {
-            it.id == finding.rule
+            (it.id == finding.rule || it.id == id_of(&finding.rule))
                 && it.module == finding.module
                 && it.place.file == finding.place.file
                 && it.lines.contains(&finding.place.line)

@@ -18,7 +18,13 @@ fn check(files: &[(String, String)], options: &[String]) -> Checked {
         let examined = examine(&mut sources, &parsed).unwrap();
         parsed.lacks = examined.mocks.into_iter().map(lack).collect();
     }
-    let examined = examine(&mut sources, &parsed).unwrap();
+    let mut examined = examine(&mut sources, &parsed).unwrap();
+    if options.iter().any(|word| word == "--policy") {
+        let mut policies = crate::policy::Policies::read(dir.path()).unwrap();
+        let picture = crate::Picture::of_source(&outpost_language::outline(dir.path()).unwrap());
+        let found = verdicts(&mut policies, &sources, &picture, &examined.modules).unwrap();
+        examined.findings.extend(found);
+    }
     finish(&sources, examined.findings, &BTreeMap::new())
 }
 
@@ -34,6 +40,7 @@ fn parsed(words: &[String]) -> Options {
             "--sealed" => options.is_sealed = true,
             "--mirror" => assert!(words.next().is_some()),
             "--server" => options.daemons = words.next().map(|_| vec![daemon()]),
+            "--policy" => assert!(words.next().is_some()),
             "--require" => options.requires_cost = words.next() == Some("cost"),
             "--platform" => options
                 .platforms
@@ -61,7 +68,10 @@ fn daemon() -> Daemon {
 }
 
 fn of_rule<'a>(checked: &'a Checked, id: &str) -> Vec<(&'a str, usize)> {
-    let found = checked.findings.iter().filter(|it| it.rule == id);
+    let found = checked
+        .findings
+        .iter()
+        .filter(|it| rules::id_of(&it.rule) == id);
     found
         .map(|it| (it.place.file.as_str(), it.place.line))
         .collect()
@@ -87,7 +97,7 @@ fn every_rule_finds_its_bad_example_at_its_place() {
         let found = checked
             .findings
             .iter()
-            .find(|it| it.rule == rule.id)
+            .find(|it| rules::id_of(&it.rule) == rule.id)
             .unwrap();
         assert!(
             !found.message.is_empty() && !found.remedy.is_empty(),

@@ -21,7 +21,7 @@ const OVERRIDE: &str = "zz_outpost_mock_override.tf";
 const VARIABLE: &str = "zz_outpost_mock.tf";
 
 /// Tells whether a mock replaces a provider.
-pub(super) fn is_mocked(addr: &ProviderAddr) -> bool {
+pub fn is_mocked(addr: &ProviderAddr) -> bool {
     let coder = [DEFAULT_HOST, OPENTOFU_HOST].map(|host| format!("{host}/coder/coder"));
     !addr.is_builtin() && !coder.contains(&addr.to_string())
 }

@@ -83,9 +83,7 @@ impl Doubles {
     /// Serves mocks from schemas that are known.
     pub fn use_schemas(&mut self, schemas: &Schemas) {
         for mock in &mut self.mocks {
-            if let Some(schema) = schemas.provider_schemas.get(&mock.addr.to_string()) {
-                (mock.served.schema, mock.is_inferred) = (schema.clone(), false);
-            }
+            mock.adopt(schemas);
         }
     }
 

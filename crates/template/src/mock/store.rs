@@ -1,6 +1,8 @@
 //! Packages of mocks, as an engine finds them: a launcher for each provider, and its schema beside it.
 
 use std::{
+    any::Any,
+    cell::Cell,
     collections::BTreeMap,
     error::Error,
     fs, io,
@@ -19,7 +21,11 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{COMMAND, given::Values, schema::ProviderSchema};
+use super::{
+    COMMAND,
+    given::Values,
+    schema::{ProviderSchema, Schemas},
+};
 
 /// One provider to replace.
 #[derive(Clone, Debug)]
@@ -46,6 +52,15 @@ impl Mock {
             is_inferred: true,
         }
     }
+
+    /// Takes the schema of its provider, if it is among these. Returns whether it is.
+    pub fn adopt(&mut self, schemas: &Schemas) -> bool {
+        let known = schemas.provider_schemas.get(&self.addr.to_string());
+        if let Some(schema) = known {
+            (self.served.schema, self.is_inferred) = (schema.clone(), false);
+        }
+        known.is_some()
+    }
 }
 
 /// Content of the file that a mock is served from.
@@ -69,6 +84,72 @@ pub struct MockStore {
     executable: PathBuf,
     /// The mirror that modules come from.
     mirror: Option<Arc<dyn ProviderStore>>,
+    real: Vec<RealProvider>,
+}
+
+/// A provider that is not mocked: one version of it, from a store.
+pub struct RealProvider {
+    /// Address of the provider.
+    pub addr: ProviderAddr,
+    /// The only version that the engine sees.
+    pub version: Version,
+    /// Store with its package.
+    pub store: Arc<dyn ProviderStore>,
+}
+
+/// Takes links to one version of one provider, and counts them.
+struct OnlyLinks<'a> {
+    dir: &'a dyn LinkSink,
+    addr: String,
+    version: String,
+    made: Cell<usize>,
+}
+
+impl LinkSink for OnlyLinks<'_> {
+    fn link(&self, name: &Path, target: &Path) -> io::Result<()> {
+        let Ok(file) = name.strip_prefix(&self.addr) else {
+            return Ok(());
+        };
+        let is_tree = file.starts_with(&self.version);
+        let packed = format!("_{}_", self.version);
+        if !is_tree && !file.to_string_lossy().contains(&packed) {
+            return Ok(());
+        }
+        self.made.set(self.made.get() + 1);
+        self.dir.link(name, target)
+    }
+}
+
+impl RealProvider {
+    /// Links the package, and returns what keeps it in place.
+    fn view(
+        &self,
+        dir: &dyn LinkSink,
+    ) -> Result<Arc<dyn Any + Send + Sync>, Box<dyn Error + Send + Sync>> {
+        let wanted = WantedProvider {
+            locked: Some(self.version.clone()),
+            constraint: Constraint::exactly(&self.version),
+        };
+        let links = OnlyLinks {
+            dir,
+            addr: self.addr.to_string(),
+            version: self.version.to_string(),
+            made: Cell::new(0),
+        };
+        let view = self
+            .store
+            .view(&links, &BTreeMap::from([(self.addr.clone(), wanted)]))?;
+        match links.made.get() {
+            0 => Err(format!(
+                "{} has no {} {}",
+                self.store.place(),
+                self.addr.short(),
+                self.version
+            )
+            .into()),
+            _ => Ok(view.hold),
+        }
+    }
 }
 
 /// Takes links and makes none.
@@ -93,7 +174,15 @@ impl MockStore {
             dir,
             executable,
             mirror,
+            real: Vec::new(),
         }
+    }
+
+    /// Adds providers that are not mocked.
+    #[must_use]
+    pub fn with_real(mut self, real: Vec<RealProvider>) -> Self {
+        self.real = real;
+        self
     }
 
     /// The directory with the launcher of a mock; made if nobody did before.
@@ -183,7 +272,14 @@ impl ProviderStore for MockStore {
             let name = [mock.addr.to_string(), version.to_string(), platform.clone()].join("/");
             dir.link(Path::new(&name), &package)?;
         }
-        let providers = self.mocks.iter().map(|mock| mock.addr.clone()).collect();
+        let holds: Vec<_> = self
+            .real
+            .iter()
+            .map(|real| real.view(dir))
+            .collect::<Result<_, _>>()?;
+        let real = self.real.iter().map(|real| real.addr.clone());
+        let mocked = self.mocks.iter().map(|mock| mock.addr.clone());
+        let providers = mocked.chain(real).collect();
         let modules = self
             .mirror
             .as_ref()
@@ -195,6 +291,7 @@ impl ProviderStore for MockStore {
                 unsigned: Vec::new(),
                 network_mirror: None,
                 checksums: BTreeMap::new(),
+                hold: Arc::new((holds, view.hold)),
                 ..view
             },
             None => ProviderView {
@@ -206,7 +303,7 @@ impl ProviderStore for MockStore {
                 token: None,
                 checksums: BTreeMap::new(),
                 init_proxy: None,
-                hold: Arc::new(()),
+                hold: Arc::new(holds),
             },
         })
     }

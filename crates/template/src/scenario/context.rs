@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use outpost_base::job::{Parameter, ParameterValue, Persistence, Preset, Resource};
 use serde_json::{Map, Value, json};
 
+pub(super) use self::resources::Row;
+
 /// Result of one build.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -48,7 +50,7 @@ impl Facts {
     }
 
     /// The resources of a table: those of the build and those that it destroyed, by address.
-    pub(super) fn rows(&self) -> Vec<resources::Row<'_>> {
+    pub(super) fn rows(&self) -> Vec<Row<'_>> {
         resources::rows(self)
     }
 

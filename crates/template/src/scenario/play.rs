@@ -17,7 +17,7 @@ use regex::Regex;
 use tokio::time::Instant;
 
 use super::{
-    Facts, Failure, Problem, Run, Scenario, verdict,
+    Agents, Facts, Failure, Problem, Run, Scenario, agents, verdict,
     workspace::{BuildError, Wanted, Workspace},
 };
 use crate::{mock::StateServer, similar::suggestion};
@@ -30,6 +30,12 @@ pub trait Engines: Send + Sync {
     /// # Errors
     /// [`Refusal::Unable`] if there is none.
     async fn real(&self) -> Result<Arc<dyn Provisioner>, Refusal>;
+
+    /// A server for the agents of a scenario whose runs have `connect`.
+    ///
+    /// # Errors
+    /// [`Refusal::Unable`] if it does not start.
+    async fn agents(&self, scenario: &Scenario) -> Result<Arc<dyn Agents>, Refusal>;
 
     /// Returns an engine with mocked providers (those without side effects stay real), and the template adapted to it.
     ///
@@ -142,6 +148,7 @@ pub async fn play(
         archive: None,
         mocked: None,
         real: None,
+        agents: None,
     };
     let mut played = Played {
         directory: dir.display().to_string(),
@@ -176,6 +183,8 @@ struct Player<'a> {
     mocked: Option<Workspace>,
     /// The workspace of runs with `apply`.
     real: Option<Workspace>,
+    /// The server of its agents, if a run asks for them.
+    agents: Option<Arc<dyn Agents>>,
 }
 
 impl Player<'_> {
@@ -248,7 +257,12 @@ impl Player<'_> {
         let (outcome, failures) = match self.build(run, is_wanted, stop).await {
             Ok(facts) if is_wanted => {
                 resources = changes(&facts);
-                self.verdict(run, &facts)
+                let (outcome, mut failures) = self.verdict(run, &facts);
+                failures.extend(self.connect(run, &facts, stop).await);
+                match failures.is_empty() {
+                    true => (outcome, failures),
+                    false => (Outcome::Failed, failures),
+                }
             }
             Ok(_) => (Outcome::Passed, Vec::new()),
             Err(_) if stop.is_cancelled() => (
@@ -272,10 +286,6 @@ impl Player<'_> {
         is_wanted: bool,
         stop: &Stop,
     ) -> Result<Facts, BuildError> {
-        if let Some(place) = &run.connect {
-            let text = "`connect = true` is not supported yet: use `outpost dev DIR --check`";
-            return Err(BuildError::Unable(format!("{place}: {text}")));
-        }
         let scenario = self.scenario;
         let asks = |run: &Run| {
             run.golden.is_some()
@@ -312,23 +322,25 @@ impl Player<'_> {
                 }),
                 false => self.engines.mocked(self.scenario, archive).await,
             };
-            let made = engine.map_err(|refusal| match refusal {
-                Refusal::Unable(text) => BuildError::Unable(text),
-                Refusal::Scenario(problems) => first(problems),
-            })?;
+            let made = engine.map_err(refused)?;
             // What a real workspace has must not be touched.
             let state = if apply {
                 Bytes::new()
             } else {
                 self.settings.state.clone()
             };
-            let workspace = Workspace::new(
+            let mut workspace = Workspace::new(
                 self.scenario,
                 (made, is_broken),
                 !apply,
                 &self.template,
                 state,
             );
+            if apply && self.scenario.runs.iter().any(|run| run.connect.is_some()) {
+                let agents = self.engines.agents(self.scenario).await.map_err(refused)?;
+                workspace.connect_to(agents.url());
+                self.agents = Some(agents);
+            }
             match apply {
                 true => self.real = Some(workspace),
                 false => self.mocked = Some(workspace),
@@ -342,6 +354,16 @@ impl Player<'_> {
         workspace
             .as_mut()
             .ok_or_else(|| BuildError::Unable("there is no workspace".to_owned()))
+    }
+
+    /// Waits for the agents of a run, and runs its commands there.
+    async fn connect(&self, run: &Run, facts: &Facts, stop: &Stop) -> Vec<Failure> {
+        match (&run.connect, &self.agents) {
+            (Some(place), Some(agents)) => {
+                agents::connect(agents.as_ref(), (run, place), &facts.resources, stop).await
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn packed(&mut self) -> Result<Bytes, BuildError> {
@@ -370,6 +392,9 @@ impl Player<'_> {
         let real = self.real.as_mut()?;
         let destroyed = real.destroy(&stop.cleanup()).await;
         real.leave().await;
+        if let Some(agents) = &self.agents {
+            agents.end().await;
+        }
         let (reason, state) = destroyed.err()?;
         Some(match kept(&state) {
             Ok(path) => format!(
@@ -389,6 +414,13 @@ fn kept(state: &[u8]) -> std::io::Result<PathBuf> {
         .tempfile()?;
     file.write_all(state)?;
     Ok(file.into_temp_path().keep()?)
+}
+
+fn refused(refusal: Refusal) -> BuildError {
+    match refusal {
+        Refusal::Unable(text) => BuildError::Unable(text),
+        Refusal::Scenario(problems) => first(problems),
+    }
 }
 
 fn first(problems: Vec<Problem>) -> BuildError {

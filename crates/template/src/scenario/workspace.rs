@@ -94,6 +94,26 @@ impl Workspace {
         }
     }
 
+    /// Names the server that agents connect to.
+    pub(super) fn connect_to(&mut self, url: String) {
+        self.metadata.coder_url = url;
+    }
+
+    /// Goes on with the workspace that has these resources.
+    pub(super) fn adopt(&mut self, resources: &[Resource]) {
+        self.resources = resources.to_vec();
+    }
+
+    /// The parameters of the template, as an import learns them.
+    pub(super) async fn parameters(&mut self, stop: &Stop) -> Result<&[Parameter], BuildError> {
+        if self.presets.is_none() {
+            let request = self.request(Transition::Start, &[]);
+            let graph = self.conversation.plan(request, stop).await?.graph;
+            (self.parameters, self.presets) = (graph.parameters, Some(graph.presets));
+        }
+        Ok(&self.parameters)
+    }
+
     /// One build, whose state the next one begins with.
     pub(super) async fn build(
         &mut self,
@@ -161,11 +181,7 @@ impl Workspace {
     ) -> Result<Vec<ParameterValue>, BuildError> {
         let mut given = overlaid(Vec::new(), &values(wanted.defaults));
         if let Some((name, place)) = wanted.preset {
-            if self.presets.is_none() {
-                let request = self.request(Transition::Start, &[]);
-                let graph = self.conversation.plan(request, stop).await?.graph;
-                (self.parameters, self.presets) = (graph.parameters, Some(graph.presets));
-            }
+            self.parameters(stop).await?;
             let presets = self.presets.as_deref().unwrap_or_default();
             let Some(preset) = presets.iter().find(|preset| preset.name == *name) else {
                 let near = suggestion(name, presets.iter().map(|preset| preset.name.as_str()));

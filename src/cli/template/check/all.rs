@@ -148,6 +148,7 @@ impl Checks<'_> {
         let parts = template.parts.clone().with("check");
         let parts = parts
             .with_all(kept::schemas(settings, &args.schemas)?)
+            .with_all(kept::policies(&args.policies_of(settings))?)
             .with_all(variables)
             .with_all(args.platforms.iter().map(ToString::to_string))
             .with(format!("{:?} {}", args.require, args.source_only));

@@ -3,11 +3,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use crate::{
-    cli::exit::UsageError,
+    cli::{exit::UsageError, template::git},
     template::check::{Sources, settings},
 };
 
@@ -63,21 +62,7 @@ fn directories(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 fn git(directory: &Path, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new("git")
-        .arg("-C")
-        .arg(directory)
-        .args(["-c", "core.quotePath=false"])
-        .args(arguments)
-        .output()
-        .map_err(|error| UsageError(format!("`--changed-since` needs git: {error}")))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let text = format!(
-        "`--changed-since`: git in `{}` says: {}",
-        directory.display(),
-        said.trim()
-    );
-    Err(UsageError(text).into())
+    let said = git::git(directory, arguments);
+    let said = said.map_err(|error| UsageError(format!("`--changed-since`: {error}")))?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }

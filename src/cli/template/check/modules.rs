@@ -6,11 +6,8 @@ use bytes::Bytes;
 use super::{one::One, unchecked};
 use crate::{
     cli::exit::Interrupted,
-    files::{archive, beneath::Dir, module_archive::pack_modules},
-    template::{
-        check::{self, Sources},
-        mock,
-    },
+    files::{beneath::Dir, module_archive::pack_modules},
+    template::check::{self, Sources},
 };
 
 impl One<'_> {
@@ -56,20 +53,11 @@ impl One<'_> {
     }
 
     async fn by_engine(&mut self) -> anyhow::Result<Result<Bytes, Vec<String>>> {
-        let archive = match archive::pack_template(self.directory) {
-            Ok(archive) => mock::prepare(&archive, self.examined.has_backend)
-                .context("failed to pack the template")?,
-            Err(error) => return Ok(Err(vec![error.to_string()])),
+        let archive = match self.packed()? {
+            Ok(archive) => archive,
+            Err(reason) => return Ok(Err(vec![reason])),
         };
-        let mocks = Vec::new();
-        let engine = self.engine.mocked(
-            self.sessions(),
-            &self.trust,
-            mocks,
-            self.args.online,
-            self.stop,
-        );
-        let engine = match engine.await {
+        let engine = match self.mocked(Vec::new()).await {
             Ok(engine) => engine,
             Err(error) => return Ok(Err(vec![format!("{error:#}")])),
         };

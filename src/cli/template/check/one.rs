@@ -9,18 +9,21 @@ use std::{
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::{Check, Required, engine_report, planning, shown, site, unchecked, usage};
+use super::{Check, Required, engine_report, shown, site, unchecked, usage};
 use crate::{
     cli::{
         engine::EngineArgs,
         exit::{Interrupted, UsageError},
     },
     files::removal::Scratch,
+    language,
     net::tls::Trust,
     registry::{DEFAULT_HOST, OPENTOFU_HOST},
     stop::Stop,
-    template::check::{
-        self, Examined, Options, Sources, report::TemplateReport, settings::Settings,
+    template::{
+        Picture,
+        check::{self, Examined, Options, Sources, report::TemplateReport, settings::Settings},
+        policy::Policies,
     },
     terraform::binary::{Binary, Kind},
 };
@@ -44,6 +47,8 @@ pub(super) struct One<'a> {
     pub(super) stop: &'a Stop,
     /// Directories of sessions and of fetched modules.
     pub(super) work: Scratch,
+    /// Result of a plan, for policies.
+    pub(super) picture: Option<Picture>,
     settings: Settings,
     binary: Option<&'a Binary>,
     began: Instant,
@@ -88,6 +93,7 @@ impl<'a> One<'a> {
             },
             stop,
             work: Scratch::waited_for(work),
+            picture: None,
             settings,
             binary,
             began,
@@ -96,7 +102,7 @@ impl<'a> One<'a> {
 
     /// Applies all rules, and returns the report with the files that it is about.
     pub(super) async fn check(mut self) -> anyhow::Result<(TemplateReport, Sources)> {
-        let schemas = planning::schemas(&self.args.schemas, &self.settings)?;
+        let schemas = self.args.schemas.files(&self.settings)?;
         self.examine()?;
         if !self.examined.missing.is_empty() && !self.is_hopeless() {
             self.fetch().await?;
@@ -114,8 +120,7 @@ impl<'a> One<'a> {
             self.report.incomplete.extend(missing);
         }
         if !self.args.source_only {
-            let mocks = std::mem::take(&mut self.examined.mocks);
-            let mocks = planning::with_schemas(mocks, &schemas, &mut self.report);
+            let mocks = self.mocks(&schemas).await?;
             if !self.is_hopeless() && self.examined.missing.is_empty() {
                 self.plan(mocks).await?;
             }
@@ -123,6 +128,7 @@ impl<'a> One<'a> {
         if self.stop.is_cancelled() {
             return Err(Interrupted.into());
         }
+        self.judge()?;
         let checked = check::finish(&self.sources, self.examined.findings, &self.settings.rules);
         self.report.findings = checked.findings;
         self.report.suppressed = checked.suppressed;
@@ -140,7 +146,26 @@ impl<'a> One<'a> {
 
     fn is_hopeless(&self) -> bool {
         let mut findings = self.examined.findings.iter();
-        self.examined.has_wrong_calls || findings.any(|it| HOPELESS.contains(&it.rule))
+        self.examined.has_wrong_calls || findings.any(|it| HOPELESS.contains(&&*it.rule))
+    }
+
+    /// Asks the policies: about the plan, or about the source if there is none.
+    fn judge(&mut self) -> anyhow::Result<()> {
+        let dirs = self.args.policies_of(&self.settings);
+        if dirs.is_empty() || self.is_hopeless() {
+            return Ok(());
+        }
+        let picture = match self.picture.take() {
+            Some(picture) => picture,
+            None => Picture::of_source(&language::outline(self.directory).map_err(unchecked)?),
+        };
+        for dir in dirs {
+            let mut policies = Policies::read(&dir).map_err(usage)?;
+            let modules = &self.examined.modules;
+            let found = check::verdicts(&mut policies, &self.sources, &picture, modules);
+            self.examined.findings.extend(found.map_err(usage)?);
+        }
+        Ok(())
     }
 
     /// Asks the mirror and the server that were named, and applies the rules again to their answers.
@@ -178,6 +203,12 @@ impl<'a> One<'a> {
 }
 
 impl Check {
+    /// Directories of policies, those of the settings first.
+    pub(super) fn policies_of(&self, settings: &Settings) -> Vec<PathBuf> {
+        let beside = settings.policies.iter().map(|dir| settings.beside(dir));
+        beside.chain(self.policies.iter().cloned()).collect()
+    }
+
     fn options(
         &self,
         settings: &Settings,

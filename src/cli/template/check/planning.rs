@@ -3,11 +3,16 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::Context;
+use bytes::Bytes;
 
 pub(in crate::cli::template) use super::usage;
 use super::{engine_report, one::One};
 use crate::{
-    cli::exit::{Hint as _, Interrupted},
+    cli::{
+        engine::Found,
+        exit::{Hint as _, Interrupted, UsageError},
+        template::schemas::{Asking, needs},
+    },
     files::archive,
     job::VariableValue,
     secret::Secret,
@@ -35,35 +40,81 @@ pub(in crate::cli::template) fn schemas(
         let failed = || format!("the file of schemas `{}` cannot be used", path.display());
         let json = std::fs::read(&path).with_context(failed).map_err(usage)?;
         let parsed = Schemas::parse(&json).with_context(failed).map_err(usage);
-        let parsed = parsed.hint("write one with `terraform providers schema -json > FILE` in a template that uses the provider")?;
+        let parsed = parsed.hint("write one with `outpost template schema export`")?;
         all.provider_schemas.extend(parsed.provider_schemas);
     }
     Ok(all)
 }
 
-/// Gives mocks the schemas that are known, and notes where each comes from.
-pub(super) fn with_schemas(
-    mocks: Vec<Mock>,
-    schemas: &Schemas,
+/// Gives mocks the schemas that are known, those of the providers themselves first, and notes where each comes from.
+pub(super) fn give_schemas(
+    mocks: &mut [Mock],
+    asked: &Schemas,
+    files: &Schemas,
     report: &mut TemplateReport,
-) -> Vec<Mock> {
-    let mut known = Vec::new();
-    for mut mock in mocks {
-        let source = mock.addr.to_string();
-        let schema = match schemas.provider_schemas.get(&source) {
-            Some(schema) => {
-                (mock.served.schema, mock.is_inferred) = (schema.clone(), false);
-                SchemaSource::File
-            }
-            None => SchemaSource::Inferred,
+) {
+    for mock in mocks {
+        let schema = match (mock.adopt(asked), mock.is_inferred) {
+            (true, _) => SchemaSource::Store,
+            (false, true) if mock.adopt(files) => SchemaSource::File,
+            (false, _) => SchemaSource::Inferred,
         };
+        let source = mock.addr.to_string();
         report.mocked_providers.push(Mocked { source, schema });
-        known.push(mock);
     }
-    known
 }
 
 impl One<'_> {
+    /// Mocks with the schemas of the providers that are at hand, of files, or of the template's use of them.
+    pub(super) async fn mocks(&mut self, files: &Schemas) -> anyhow::Result<Vec<Mock>> {
+        let mut mocks = std::mem::take(&mut self.examined.mocks);
+        let asking = Asking {
+            engine: &self.engine,
+            trust: &self.trust,
+            work: self.sessions(),
+            template: self.directory,
+            default_host: &self.options.default_host,
+            stop: self.stop,
+        };
+        let needs = needs(&mocks, self.directory);
+        let asked = match self.args.schemas.asked(&needs, &asking).await {
+            Ok(asked) => asked,
+            Err(error) if UsageError::is_in(&error) => return Err(error),
+            Err(_) if self.stop.is_cancelled() => return Err(Interrupted.into()),
+            Err(error) => {
+                self.report.incomplete.push(format!("{error:#}"));
+                Schemas::default()
+            }
+        };
+        give_schemas(&mut mocks, &asked, files, &mut self.report);
+        Ok(mocks)
+    }
+
+    /// The template as mocks need it.
+    pub(super) fn packed(&self) -> anyhow::Result<Result<Bytes, String>> {
+        match archive::pack_template(self.directory) {
+            Ok(archive) => {
+                let prepared = mock::prepare(&archive, self.examined.has_backend);
+                Ok(Ok(prepared.context("failed to pack the template")?))
+            }
+            Err(error) => {
+                let hint = error
+                    .hint()
+                    .map_or_else(String::new, |hint| format!("; {hint}"));
+                Ok(Err(format!("the template cannot be packed: {error}{hint}")))
+            }
+        }
+    }
+
+    /// An engine with mocks.
+    pub(super) async fn mocked(&self, mocks: Vec<Mock>) -> anyhow::Result<Found> {
+        let sessions = self.sessions();
+        let engine = self
+            .engine
+            .mocked(sessions, &self.trust, mocks, self.args.online, self.stop);
+        engine.await
+    }
+
     /// Plans the template, and adds what the engine complains of.
     pub(super) async fn plan(&mut self, mocks: Vec<Mock>) -> anyhow::Result<()> {
         // Nothing is downloaded.
@@ -72,27 +123,15 @@ impl One<'_> {
             self.report.incomplete.push(text.to_owned());
             return Ok(());
         }
-        let template = match archive::pack_template(self.directory) {
-            Ok(archive) => mock::prepare(&archive, self.examined.has_backend)
-                .context("failed to pack the template")?,
-            Err(error) => {
-                let hint = error
-                    .hint()
-                    .map_or_else(String::new, |hint| format!("; {hint}"));
-                let reason = format!("the template cannot be packed: {error}{hint}");
+        let template = match self.packed()? {
+            Ok(template) => template,
+            Err(reason) => {
                 self.report.incomplete.push(reason);
                 return Ok(());
             }
         };
         let mocked = check::mocked_types(&mocks);
-        let engine = self.engine.mocked(
-            self.sessions(),
-            &self.trust,
-            mocks,
-            self.args.online,
-            self.stop,
-        );
-        let engine = match engine.await {
+        let engine = match self.mocked(mocks).await {
             Ok(engine) => engine,
             Err(error) => {
                 let reason = format!("there is no plan: {error:#}");
@@ -145,6 +184,7 @@ impl One<'_> {
         let large =
             state.and_then(|it| check::too_large(&self.sources, &self.examined.findings, it));
         self.examined.findings.extend(large);
+        self.picture = planned.picture;
         self.report.resources = planned.resources.unwrap_or(self.report.resources);
         self.report.agents = planned.agents.unwrap_or(self.report.agents);
     }

@@ -80,6 +80,10 @@ fn format_of(wanted: Wanted) -> Format {
         Wanted::Junit => Format::Junit,
         Wanted::Gitlab => Format::Gitlab,
         Wanted::Github => Format::Github,
-        Wanted::Table | Wanted::Mermaid | Wanted::Svg | Wanted::ReferenceJson => Format::Table,
+        Wanted::Table
+        | Wanted::Mermaid
+        | Wanted::Svg
+        | Wanted::ReferenceJson
+        | Wanted::Markdown => Format::Table,
     }
 }

@@ -1,37 +1,26 @@
 //! Facts that only a site knows: what its mirror lacks, and which daemons its server has.
 
-use std::{env, path::Path};
+use std::path::Path;
 
 use anyhow::Context;
 use url::Url;
 
 use super::Check;
 use crate::{
-    cli::{
-        engine::NamedMirror,
-        exit::{Hint as _, UsageError},
-        mirror::pull,
-        remote::{http_client, secret_file},
-    },
-    client::coder::Coder,
+    cli::{engine::NamedMirror, mirror::pull, remote::coder_at},
+    client::coder::templates::DEFAULT_ORGANIZATION,
     mirror::{
         Generation,
         doctor::{self, Item, JobEngine, Served, Verdict},
+        scan::closure::Closure,
         serve,
         sync::load,
     },
     net::tls::Trust,
     registry::{DEFAULT_HOST, Platform, ProviderAddr},
-    secret::Secret,
     template::check::{Daemon, MissingItem, MissingKind, Options},
     terraform::binary::Binary,
 };
-
-/// Variable with a user's token; Coder's own.
-const TOKEN: &str = "CODER_SESSION_TOKEN";
-
-/// Organization whose daemons are asked for; every server has it.
-const ORGANIZATION: &str = "default";
 
 /// Compares a template with a mirror.
 ///
@@ -44,13 +33,30 @@ pub(super) async fn lacks(
     binary: Option<&Binary>,
     trust: &Trust,
 ) -> anyhow::Result<Vec<MissingItem>> {
-    let tree = load(template)?;
     let host = options.default_host.as_str();
     let platforms = match options.platforms.is_empty() {
         true => vec![Platform::current()],
         false => options.platforms.clone(),
     };
-    let (closure, generation) = match mirror {
+    let (closure, generation) = needed(mirror, template, host, &platforms, trust).await?;
+    let engine = engine(&generation, host, binary);
+    let items = doctor::examine(&closure, &generation, &platforms, &engine);
+    Ok(items.iter().filter_map(|item| lack(item, host)).collect())
+}
+
+/// What a template needs, and what a mirror has; of one that is a server, only what the template may need of it.
+///
+/// # Errors
+/// If the mirror or the template cannot be read.
+pub(in crate::cli::template) async fn needed(
+    mirror: &NamedMirror,
+    template: &Path,
+    host: &str,
+    platforms: &[Platform],
+    trust: &Trust,
+) -> anyhow::Result<(Closure, Generation)> {
+    let tree = load(template)?;
+    Ok(match mirror {
         NamedMirror::Directory(store) => {
             let (_, generation) = store.newest()?;
             let closure = doctor::closure(store, &generation, tree, host).await;
@@ -59,13 +65,10 @@ pub(super) async fn lacks(
         NamedMirror::Served(remote) => {
             let served = Served::new(remote, pull::fetcher(trust)?).await?;
             let closure = served.closure(tree, host).await;
-            let generation = served.generation(&closure, &platforms).await?;
+            let generation = served.generation(&closure, platforms).await?;
             (closure, generation)
         }
-    };
-    let engine = engine(&generation, host, binary);
-    let items = doctor::examine(&closure, &generation, &platforms, &engine);
-    Ok(items.iter().filter_map(|item| lack(item, host)).collect())
+    })
 }
 
 /// The engine that jobs have: one that the mirror must have if it has any of that name, else the one at hand.
@@ -152,17 +155,12 @@ fn entry(missing: &serve::Item) -> String {
 /// # Errors
 /// If there is no token, or the server refuses.
 pub(super) async fn daemons(args: &Check, server: &Url) -> anyhow::Result<Vec<Daemon>> {
-    let token = match (&args.server_token_file, env::var(TOKEN).ok()) {
-        (Some(path), _) => secret_file(path)?,
-        (None, Some(token)) => Secret::new(token),
-        (None, None) => {
-            let text = "`--server` needs a token of a user who may see daemons".to_owned();
-            return Err(UsageError(text))
-                .hint("set CODER_SESSION_TOKEN, or name a file with `--server-token-file`");
-        }
-    };
-    let coder = Coder::new(http_client(&args.trust.trust())?, server.clone(), token);
-    let listed = coder.daemons(ORGANIZATION).await;
+    let coder = coder_at(
+        server,
+        args.server_token_file.as_deref(),
+        &args.trust.trust(),
+    )?;
+    let listed = coder.daemons(DEFAULT_ORGANIZATION).await;
     let listed = listed.with_context(|| format!("`--server {server}`"))?;
     let daemon = |daemon: crate::client::coder::ListedDaemon| Daemon {
         name: daemon.name,

@@ -10,13 +10,17 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::OnceCell;
+use tokio::{runtime::Handle, sync::OnceCell, task::spawn_blocking};
 
+use super::agents::ScenarioServer;
 use crate::{
     cli::{
-        engine::{CoderProvider, EngineArgs},
+        engine::{CoderProvider, EngineArgs, Mocks},
         isolation::Guarded,
-        template::check::planning,
+        template::{
+            check::planning,
+            schemas::{Asking, ProviderSources, SchemaArgs, needs},
+        },
     },
     net::tls::Trust,
     provision::Provisioner,
@@ -24,15 +28,16 @@ use crate::{
     stop::Stop,
     template::{
         check::settings::Settings,
-        mock::{Doubles, Schemas, StateServer},
-        scenario::{Engines, PreparedEngine, Refusal, Scenario, give_values},
+        mock::{Doubles, Mock, Schemas, StateServer},
+        scenario::{Agents, Engines, PreparedEngine, Refusal, Scenario, give_values},
     },
     terraform::binary::Kind,
 };
 
 /// The engines for all scenarios of a command. The real one is made when the first run needs it.
-pub(super) struct TestEngines<'a> {
+pub(in crate::cli::template) struct TestEngines<'a> {
     args: &'a EngineArgs,
+    providers: ProviderSources<'a>,
     trust: &'a Trust,
     work: &'a Path,
     jobs: usize,
@@ -47,8 +52,9 @@ pub(super) struct TestEngines<'a> {
 }
 
 impl<'a> TestEngines<'a> {
-    pub(super) fn new(
+    pub(in crate::cli::template) fn new(
         args: &'a EngineArgs,
+        providers: ProviderSources<'a>,
         trust: &'a Trust,
         work: &'a Path,
         jobs: usize,
@@ -58,6 +64,7 @@ impl<'a> TestEngines<'a> {
         Self {
             state,
             args,
+            providers,
             trust,
             work,
             jobs,
@@ -69,7 +76,7 @@ impl<'a> TestEngines<'a> {
     }
 
     /// The engines for the template in a directory.
-    pub(super) fn of(&'a self, template: &'a Template) -> TemplateEngines<'a> {
+    pub(in crate::cli::template) fn of(&'a self, template: &'a Template) -> TemplateEngines<'a> {
         TemplateEngines {
             all: self,
             template,
@@ -111,10 +118,12 @@ fn unable(error: impl Into<anyhow::Error>) -> Refusal {
 }
 
 /// A template's directory, and what is known about its providers.
-pub(super) struct Template {
+pub(in crate::cli::template) struct Template {
     pub(super) dir: PathBuf,
     pub(super) settings: Settings,
-    schemas: Schemas,
+    files: Schemas,
+    /// Schemas of providers themselves, which are asked for the first scenario.
+    asked: OnceCell<Schemas>,
 }
 
 impl Template {
@@ -122,23 +131,46 @@ impl Template {
     ///
     /// # Errors
     /// A usage error if a file of them cannot be used.
-    pub(super) fn read(dir: &Path, schemas: &[PathBuf]) -> anyhow::Result<Self> {
+    pub(in crate::cli::template) fn read(dir: &Path, schemas: &SchemaArgs) -> anyhow::Result<Self> {
         let settings = Settings::find(dir).map_err(planning::usage)?;
         Ok(Self {
             dir: dir.to_owned(),
-            schemas: planning::schemas(schemas, &settings)?,
+            files: schemas.files(&settings)?,
+            asked: OnceCell::new(),
             settings,
         })
     }
 }
 
 /// The engines for one template.
-pub(super) struct TemplateEngines<'a> {
+pub(in crate::cli::template) struct TemplateEngines<'a> {
     all: &'a TestEngines<'a>,
     template: &'a Template,
 }
 
 impl TemplateEngines<'_> {
+    fn asking(&self, host: &'static str) -> Asking<'_> {
+        let number = self.all.mocked.fetch_add(1, Ordering::Relaxed);
+        Asking {
+            engine: self.all.args,
+            trust: self.all.trust,
+            work: self.all.work.join(format!("schemas-{number}")),
+            template: &self.template.dir,
+            default_host: host,
+            stop: self.all.stop,
+        }
+    }
+
+    async fn asked(&self, mocks: &[Mock], host: &'static str) -> Result<&Schemas, Refusal> {
+        let asked = self.template.asked.get_or_try_init(|| async {
+            let needs = needs(mocks, &self.template.dir);
+            let asking = self.asking(host);
+            let asked = self.all.providers.asked(needs, &asking).await;
+            asked.map_err(unable)
+        });
+        asked.await
+    }
+
     async fn doubles(&self, scenario: &Scenario) -> Result<Doubles, Refusal> {
         let template = self.template;
         let variables: Vec<_> = scenario
@@ -161,7 +193,10 @@ impl TemplateEngines<'_> {
                 "{call}; correct the module's `source`"
             )));
         }
-        doubles.use_schemas(&template.schemas);
+        doubles.use_schemas(&template.files);
+        let asked = self.asked(&doubles.mocks, host).await?;
+        doubles.use_schemas(asked);
+        self.all.providers.pin(&mut doubles.mocks);
         doubles.adopt_state(self.all.state);
         give_values(scenario, &mut doubles).map_err(Refusal::Scenario)?;
         Ok(doubles)
@@ -171,7 +206,22 @@ impl TemplateEngines<'_> {
 #[async_trait]
 impl Engines for TemplateEngines<'_> {
     async fn real(&self) -> Result<Arc<dyn Provisioner>, Refusal> {
-        self.all.real().await
+        match self.all.providers.pins.is_empty() {
+            true => self.all.real().await,
+            false => {
+                let text = "runs with `apply` take the providers that the template's lock file names: leave out `--provider`";
+                Err(Refusal::Unable(text.to_owned()))
+            }
+        }
+    }
+
+    async fn agents(&self, scenario: &Scenario) -> Result<Arc<dyn Agents>, Refusal> {
+        let (workspace, stop) = (scenario.workspace.clone(), self.all.stop.clone());
+        let runtime = Handle::current();
+        // The compiler cannot tell that another thread may go on with the start of a server.
+        let start = move || runtime.block_on(ScenarioServer::start(&workspace, &stop));
+        let server = spawn_blocking(start).await.map_err(unable)?;
+        Ok(Arc::new(server.map_err(unable)?))
     }
 
     async fn mocked(
@@ -190,9 +240,22 @@ impl Engines for TemplateEngines<'_> {
         let all = self.all;
         let number = all.mocked.fetch_add(1, Ordering::Relaxed);
         let sessions = all.work.join(format!("mocked-{number}"));
-        let found = all
-            .args
-            .mocked(sessions, all.trust, doubles.mocks, false, all.stop);
+        let host = all.default_host().await?;
+        let real = all
+            .providers
+            .real(&self.asking(host))
+            .await
+            .map_err(unable)?;
+        let found = all.args.mocked_with(
+            sessions,
+            all.trust,
+            Mocks {
+                mocks: doubles.mocks,
+                real,
+                is_online: false,
+            },
+            all.stop,
+        );
         Ok(PreparedEngine {
             engine: found.await.map_err(unable)?.provisioner,
             template,

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::{Test, engines::Template, shown};
+use super::{Test, engines::Template, matrix::Variant, shown};
 use crate::{
-    cli::{
-        engine::EngineArgs,
-        template::kept::{self, Kept, TemplateKey},
+    cli::template::{
+        kept::{self, Kept, TemplateKey},
+        schemas::Pins,
     },
     language::TemplateFiles as _,
     stop::Stop,
@@ -24,26 +24,28 @@ pub(super) struct Known<'a> {
     kept: Option<Kept>,
     stop: &'a Stop,
     state: &'a [u8],
+    pins: &'a Pins,
 }
 
 impl<'a> Known<'a> {
     /// Results for scenarios whose runs with mocks begin with `state`.
     pub(super) async fn open(
         test: &'a Test,
-        engine: &EngineArgs,
+        variant: &'a Variant,
         state: &'a [u8],
         stop: &'a Stop,
     ) -> Self {
         // A table that is to be written must be there afterwards.
         let kept = match test.update {
             true => None,
-            false => Kept::open(&test.cache, engine, stop).await,
+            false => Kept::open(&test.cache, &variant.engine, stop).await,
         };
         Self {
             test,
             kept,
             stop,
             state,
+            pins: &variant.pins,
         }
     }
 
@@ -60,8 +62,10 @@ impl<'a> Known<'a> {
         let template_key = kept.of_template(&template.dir, &template.settings)?;
         let filter = self.test.filter.as_ref().map_or("", |it| it.as_str());
         let parts = template_key.parts.clone().with("test");
+        let pins = self.pins.iter();
         let parts = parts
             .with_all(kept::schemas(&template.settings, &self.test.schemas)?)
+            .with_all(pins.map(|(addr, version)| format!("{addr} {version}")))
             .with(&scenario.file)
             .with(filter)
             .with(self.state);

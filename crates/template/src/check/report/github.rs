@@ -24,7 +24,7 @@ pub(super) fn annotations(report: &Report) -> String {
                 place.end_line,
                 place.column,
                 place.end_column,
-                property(finding.rule),
+                property(&finding.rule),
                 data(&message)
             );
         }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Report, TemplateReport, fingerprint};
 use crate::check::{
     finding::{Finding, Severity},
-    rules::{RULES, Rule},
+    rules::{RULES, Rule, id_of},
 };
 
 pub(super) fn document(report: &Report) -> Value {
@@ -89,7 +89,7 @@ fn result(template: &TemplateReport, finding: &Finding) -> Value {
     }
     json!({
         "ruleId": finding.rule,
-        "ruleIndex": RULES.iter().position(|rule| rule.id == finding.rule),
+        "ruleIndex": RULES.iter().position(|rule| rule.id == id_of(&finding.rule)),
         "level": level(finding.severity),
         "message": {"text": format!("{}. Remedy: {}.", finding.message.trim_end_matches('.'), finding.remedy.trim_end_matches('.'))},
         "locations": [location],

@@ -72,6 +72,7 @@ rules! {
     Note "parameter-without-description",
     Warning "persistent-renamed-by-owner",
     Error "persistent-replaced",
+    Error "policy",
     Error "preset-two-defaults",
     Error "preset-unknown-parameter",
     Error "preset-value-invalid",
@@ -91,9 +92,17 @@ rules! {
     Note "workspace-cost-missing",
 }
 
-/// The rule of an id.
+/// The rule of an id; `policy/ID` is of the rule `policy`.
 pub fn rule(id: &str) -> Option<&'static Rule> {
-    RULES.iter().find(|rule| rule.id == id)
+    RULES.iter().find(|rule| rule.id == id_of(id))
+}
+
+/// The id of the rule that has a page: policies have ids of their own behind a slash.
+pub(in crate::check) fn id_of(id: &str) -> &str {
+    match id.split_once('/') {
+        Some(("policy", _)) => "policy",
+        _ => id,
+    }
 }
 
 impl Rule {

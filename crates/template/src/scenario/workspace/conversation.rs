@@ -1,26 +1,23 @@
 //! A conversation with an engine about one template: opened when it is needed, and again after a step that failed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use outpost_base::{
-    job::{JobId, LogLevel, Metadata, Resource, Transition},
+    job::{Metadata, Resource, Transition},
     stop::Stop,
 };
 use outpost_files::beneath::{DEADLINE, within};
 use outpost_provision::{
-    ApplyRequest, GraphComplete, GraphSource, InitRequest, LogSink, Memory, PlanRequest, Session,
+    ApplyRequest, GraphComplete, GraphSource, InitRequest, LogSink, PlanRequest, Session,
     SessionConfig, StepFailure,
 };
-use uuid::Uuid;
 
 use super::{
     super::{PreparedEngine, inert},
     BuildError,
 };
-
-/// Maximum size of the complaints of an engine that are kept, in bytes.
-const MAX_COMPLAINTS: usize = 64 << 10;
+use crate::complaints::Complaints;
 
 /// A session that builds of one template share, as init takes most of the time of a small one.
 pub(super) struct Conversation {
@@ -119,7 +116,7 @@ impl Conversation {
 
     async fn open(&self, stop: &Stop) -> Result<Box<dyn Session>, BuildError> {
         let unable = |failure: StepFailure| BuildError::Unable(failure.to_string());
-        let opened = self.stage.engine.open(session_config()).await;
+        let opened = self.stage.engine.open(SessionConfig::without_job()).await;
         let mut session = opened.map_err(unable)?;
         if let (Some(states), Some(dir)) = (&self.stage.states, session.dirs().first()) {
             states.serve(dir);
@@ -176,35 +173,4 @@ async fn blank(session: &dyn Session) -> Result<(), BuildError> {
     let blanked = blanked.await.flatten();
     let unable = |error| format!("provisioners of the template cannot be left out: {error}");
     blanked.map_err(|error| BuildError::Unable(unable(error)))
-}
-
-fn session_config() -> SessionConfig {
-    SessionConfig {
-        job_id: JobId(Uuid::new_v4()),
-        log_level: None,
-        template_id: String::new(),
-        template_version_id: String::new(),
-        memory: Memory::default(),
-    }
-}
-
-/// Keeps the errors of an engine.
-#[derive(Default)]
-struct Complaints(Mutex<String>);
-
-impl Complaints {
-    fn take(&self) -> String {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *said).trim_end().to_owned()
-    }
-}
-
-impl LogSink for Complaints {
-    fn log(&self, level: LogLevel, output: String) {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if level == LogLevel::Error && said.len() + output.len() < MAX_COMPLAINTS {
-            said.push_str(&output);
-            said.push('\n');
-        }
-    }
 }
