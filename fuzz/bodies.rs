@@ -447,6 +447,7 @@ pub fn registry(data: &[u8]) {
         status: StatusCode::OK,
         headers: HeaderMap::new(),
         body: data.to_vec(),
+        is_unchanged: false,
     };
     if let Ok(offered) = Offered::read(&answer) {
         assert!(offered.is_sorted_by(|a, b| a.version <= b.version));

@@ -18,5 +18,6 @@ pub mod serve;
 mod sites;
 mod sync;
 mod trust;
+mod unchanged;
 mod unmet;
 mod unsigned;

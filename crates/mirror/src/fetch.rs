@@ -1,13 +1,14 @@
 //! Downloads from origins: with limits, with retries, and from the byte at which a download broke off.
 
+pub(crate) mod answers;
 pub mod network_mirror;
 pub mod registry;
 mod retry;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -23,6 +24,7 @@ use tokio::{
 };
 use url::Url;
 
+use self::answers::{Answers, Kept};
 pub use self::retry::Retry;
 use super::{Digest, Store, StoreError, store::Incoming};
 
@@ -224,6 +226,8 @@ pub struct Fetcher {
     /// Time at which the next bytes may be requested, if there is a limit.
     next: Arc<tokio::sync::Mutex<Instant>>,
     watch: Arc<dyn Watch>,
+    /// Earlier answers that can be validated, once a store for them is named.
+    answers: Arc<OnceLock<Answers>>,
 }
 
 impl Fetcher {
@@ -237,10 +241,38 @@ impl Fetcher {
             untrusted: Arc::default(),
             next: Arc::new(tokio::sync::Mutex::new(Instant::now())),
             watch,
+            answers: Arc::default(),
         }
     }
 
-    /// Returns a complete answer and its final address.
+    /// Keeps answers in a store from now on, also for all clones, and asks origins whether they are unchanged before
+    /// they are downloaded again. With `is_read_only` no new ones are kept.
+    pub(super) async fn keep_answers(
+        &self,
+        store: &Store,
+        is_read_only: bool,
+    ) -> Result<(), StoreError> {
+        let (answers, store) = (Arc::clone(&self.answers), store.clone());
+        blocking(move || {
+            answers.get_or_init(|| Answers::of(&store, is_read_only));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes kept answers that nobody has used for long.
+    pub(super) async fn tidy_answers(&self) -> Result<(), StoreError> {
+        let Some(answers) = self.answers.get().cloned() else {
+            return Ok(());
+        };
+        blocking(move || {
+            answers.tidy(SystemTime::now());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Returns a complete answer and its final address. An answer that the origin calls unchanged is the kept one.
     ///
     /// # Errors
     /// [`FetchError`] of the last attempt.
@@ -267,7 +299,51 @@ impl Fetcher {
     ) -> Result<Answer, FetchError> {
         // Held until the whole answer is read: the limits are for running requests, not for connections.
         let _turn = self.turn(url).await;
-        let mut response = self.ask(Method::GET, url, headers, authorization).await?;
+        let has_secrets =
+            authorization.is_some() || headers.values().any(HeaderValue::is_sensitive);
+        let answers = self.answers.get().filter(|_| !has_secrets).cloned();
+        let Some(answers) = answers else {
+            let response = self.ask(Method::GET, url, headers, authorization).await?;
+            return self.whole(url, response).await;
+        };
+        let request = (url.clone(), headers.clone());
+        let (find, (place, wanted)) = (answers.clone(), request.clone());
+        let kept = blocking(move || Ok(find.find(&place, &wanted))).await?;
+        let answer = match kept {
+            Some(kept) => self.validated(url, headers, kept).await?,
+            None => None,
+        };
+        let answer = match answer {
+            Some(answer) => answer,
+            None => {
+                let response = self.ask(Method::GET, url, headers, None).await?;
+                self.whole(url, response).await?
+            }
+        };
+        let kept = blocking(move || {
+            answers.keep(&request.0, &request.1, &answer);
+            Ok(answer)
+        });
+        Ok(kept.await?)
+    }
+
+    /// Asks whether a kept answer is unchanged, and returns it, or the new one; `None` if the whole answer must be
+    /// requested.
+    async fn validated(
+        &self,
+        url: &Url,
+        headers: &HeaderMap,
+        kept: Kept,
+    ) -> Result<Option<Answer>, FetchError> {
+        let conditions = kept.conditions(headers);
+        let response = self.ask(Method::GET, url, &conditions, None).await?;
+        match response.status() {
+            StatusCode::NOT_MODIFIED => Ok(kept.into_answer(response.url(), response.headers())),
+            _ => self.whole(url, response).await.map(Some),
+        }
+    }
+
+    async fn whole(&self, url: &Url, mut response: Response) -> Result<Answer, FetchError> {
         let place = response.url().clone();
         let (status, headers) = (response.status(), response.headers().clone());
         let mut body = Vec::new();
@@ -285,6 +361,7 @@ impl Fetcher {
             status,
             headers,
             body,
+            is_unchanged: false,
         })
     }
 
@@ -498,7 +575,10 @@ impl Fetcher {
         let asked = timeout(after, asked).await.map_err(silent)?;
         let response = asked.map_err(|error| self.distrust(error))?;
         let status = response.status();
-        if status.is_success() {
+        let is_conditional = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE]
+            .iter()
+            .any(|name| headers.contains_key(name));
+        if status.is_success() || is_conditional && status == StatusCode::NOT_MODIFIED {
             return Ok(response);
         }
         let url = shown(url);
@@ -631,6 +711,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// Complete body of the answer.
     pub body: Vec<u8>,
+    /// `true` if the origin only said that an earlier answer is still valid.
+    pub is_unchanged: bool,
 }
 
 impl Answer {
@@ -679,5 +761,132 @@ pub(super) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::{Router, http::HeaderMap as Headers, response::IntoResponse as _, routing::get};
+    use outpost_net::proxy::Proxies;
+
+    use super::*;
+
+    struct Deaf;
+
+    impl Watch for Deaf {
+        fn phase(&self, _: &str) {}
+        fn arrived(&self, _: &str, _: u64) {}
+        fn note(&self, _: &str) {}
+        fn advanced(&self, _: &str, _: u64, _: Option<u64>) {}
+        fn trying_again(&self, _: &str, _: &FetchError, _: Duration) {}
+    }
+
+    /// A server whose file has this tag, and the number of times that it sent the file.
+    async fn origin(tag: Arc<Mutex<&'static str>>) -> (Url, Arc<AtomicUsize>) {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&sent);
+        let answer = move |headers: Headers| {
+            let (tag, count) = (*tag.lock().unwrap(), Arc::clone(&count));
+            async move {
+                let asked = headers.get(header::IF_NONE_MATCH);
+                if asked.is_some_and(|asked| asked == tag) {
+                    return StatusCode::NOT_MODIFIED.into_response();
+                }
+                count.fetch_add(1, Ordering::Relaxed);
+                ([(header::ETAG, tag)], tag).into_response()
+            }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/a.zip", listener.local_addr().unwrap());
+        let routes = Router::new().route("/a.zip", get(answer));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        (url.parse().unwrap(), sent)
+    }
+
+    fn fetcher() -> Fetcher {
+        outpost_net::install_crypto_provider();
+        let web = Web::new(&tls::Trust::default(), Proxies::default()).unwrap();
+        Fetcher::new(web, RequestLimits::default(), Arc::new(Deaf))
+    }
+
+    #[tokio::test]
+    async fn what_an_origin_calls_unchanged_is_not_downloaded_again_and_what_changed_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let tag = Arc::new(Mutex::new("\"one\""));
+        let (url, sent) = origin(Arc::clone(&tag)).await;
+        // Each is a run of its own.
+        let run = async || {
+            let fetcher = fetcher();
+            fetcher.keep_answers(&store, false).await.unwrap();
+            let clone = fetcher.clone();
+            let answer = clone.get(&url, &HeaderMap::new(), None).await.unwrap();
+            (
+                answer.body,
+                answer.is_unchanged,
+                sent.load(Ordering::Relaxed),
+            )
+        };
+        let body = |text: &str| text.as_bytes().to_vec();
+
+        assert_eq!(run().await, (body("\"one\""), false, 1));
+        assert_eq!(run().await, (body("\"one\""), true, 1));
+        *tag.lock().unwrap() = "\"two\"";
+        assert_eq!(run().await, (body("\"two\""), false, 2));
+        assert_eq!(run().await, (body("\"two\""), true, 2));
+
+        // A damaged copy is as good as none.
+        for entry in std::fs::read_dir(dir.path().join(answers::NAME)).unwrap() {
+            let path = entry.unwrap().path();
+            let mut content = std::fs::read(&path).unwrap();
+            content.pop();
+            std::fs::write(path, content).unwrap();
+        }
+        assert_eq!(run().await, (body("\"two\""), false, 3));
+        let fetcher = fetcher();
+        let whole = fetcher.get(&url, &HeaderMap::new(), None).await.unwrap();
+        assert!(!whole.is_unchanged, "nothing is kept without a store");
+    }
+
+    #[tokio::test]
+    async fn what_is_for_a_token_only_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (url, sent) = origin(Arc::new(Mutex::new("\"one\""))).await;
+        let mut secret = HeaderValue::from_static("Bearer hunter2");
+        secret.set_sensitive(true);
+        let token = HeaderMap::from_iter([(header::COOKIE, secret.clone())]);
+        let fetcher = fetcher();
+        fetcher.keep_answers(&store, false).await.unwrap();
+
+        for _ in 0..2 {
+            let answer = fetcher.get(&url, &token, None).await.unwrap();
+            assert!(!answer.is_unchanged);
+            let answer = fetcher.get(&url, &HeaderMap::new(), Some(&secret)).await;
+            assert!(!answer.unwrap().is_unchanged);
+        }
+
+        assert_eq!(sent.load(Ordering::Relaxed), 4);
+        assert!(!dir.path().join(answers::NAME).exists());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_calls_unchanged_what_nobody_has_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/a.zip", listener.local_addr().unwrap());
+        let routes = Router::new().route("/a.zip", get(|| async { StatusCode::NOT_MODIFIED }));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let fetcher = fetcher();
+        fetcher.keep_answers(&store, false).await.unwrap();
+
+        let url = url.parse().unwrap();
+        let error = fetcher.get(&url, &HeaderMap::new(), None).await;
+
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("304"), "{error}");
     }
 }

@@ -42,8 +42,10 @@ pub use self::{
 };
 
 /// Parts of a store that readers of packages do not need: the index of each generation, the locks, which a reader
-/// could hold forever, incomplete files, the authority of a proxy with its key, trusted keys, and pulled packages.
-pub const PRIVATE: [&str; 6] = [
+/// could hold forever, incomplete files, the authority of a proxy with its key, trusted keys, pulled packages, and
+/// answers of origins.
+pub const PRIVATE: [&str; 7] = [
+    "answers",
     "generations",
     "incoming",
     "lock",

@@ -8,7 +8,7 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -30,6 +30,9 @@ const PIECE_BYTES: usize = 256 * 1024;
 
 /// Directory of files that are about to be removed, in subdirectories named by the second of their collection.
 pub(super) const TRASH: &str = "trash";
+
+/// Age at which an unchanged temporary file counts as abandoned, whatever the grace period.
+pub(super) const LEFTOVER: Duration = Duration::from_secs(60 * 60);
 
 /// Directory of the checksums of unpacked packages, by the digest of their archive.
 pub(super) const RECORDS: &str = "records";

@@ -184,6 +184,8 @@ impl Sync {
     }
 
     async fn work(&self, stop: &Stop) -> Result<Report, StoreError> {
+        let answers = self.fetcher.keep_answers(&self.store, self.dry_run);
+        answers.await?;
         let before = trust::newest(&self.store).await?;
         let mut report = Report::default();
         if !self.dry_run {
@@ -207,6 +209,7 @@ impl Sync {
         self.files(&mut report).await;
         self.check_locks(&needed, &report);
         self.images(&before, &mut report).await;
+        self.fetcher.tidy_answers().await?;
         report.stop_if_full()?;
         report.synced.normalize();
         report.failures.sort_by(|a, b| a.what.cmp(&b.what));

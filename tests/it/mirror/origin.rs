@@ -133,10 +133,21 @@ pub enum Fault {
     Moved(String),
 }
 
+/// How a request can ask whether a file is unchanged.
+#[derive(Clone, Copy, Debug)]
+pub enum Validator {
+    /// By an entity tag.
+    Tag,
+    /// By a time of modification, which is the same for all contents of the same length.
+    Time,
+}
+
 #[derive(Default)]
 struct Inner {
     files: BTreeMap<String, Bytes>,
     faults: BTreeMap<String, Fault>,
+    /// Ends of paths whose answers have validators.
+    validated: Vec<(String, Validator)>,
     log: Vec<String>,
     count: watch::Sender<usize>,
 }
@@ -382,6 +393,12 @@ impl Origin {
         inner.faults.insert(suffix.to_owned(), fault);
     }
 
+    /// Gives answers about what ends in `suffix` a validator. Requests that were answered with 304 have that in the log.
+    pub fn validate(&self, suffix: &str, validator: Validator) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.validated.push((suffix.to_owned(), validator));
+    }
+
     /// Lets everything go right again.
     pub fn heal(&self) {
         self.inner.lock().unwrap().faults.clear();
@@ -424,6 +441,7 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Res
     let range = request.headers().get(header::RANGE);
     let range = range.map(|range| range.to_str().unwrap().to_owned());
     let is_head = request.method() == http::Method::HEAD;
+    let conditions = request.headers().clone();
     let mut inner = inner.lock().unwrap();
     let line = format!(
         "{} {path} {}",
@@ -476,6 +494,26 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Res
     }
     let rest = content.slice(from..);
     let mut response = Response::builder().header(header::CONTENT_LENGTH, rest.len());
+    let mut validated = inner.validated.iter();
+    if let Some((_, validator)) = validated.find(|(suffix, _)| path.ends_with(suffix.as_str())) {
+        let (name, value, condition) = match validator {
+            Validator::Tag => (
+                header::ETAG,
+                format!("\"{}\"", Digest::of(&content)),
+                header::IF_NONE_MATCH,
+            ),
+            Validator::Time => (
+                header::LAST_MODIFIED,
+                format!("Tue, 15 Nov 1994 12:{:02}:00 GMT", content.len() % 60),
+                header::IF_MODIFIED_SINCE,
+            ),
+        };
+        if conditions.get(&condition).is_some_and(|it| *it == value) {
+            inner.log.push(format!("304 {path}"));
+            return status(304);
+        }
+        response = response.header(name, value);
+    }
     if from > 0 {
         let range = format!("bytes {from}-{}/{total}", total - 1);
         response = response

@@ -144,6 +144,7 @@ mod tests {
             status: http::StatusCode::OK,
             headers: HeaderMap::new(),
             body: body.as_bytes().to_vec(),
+            is_unchanged: false,
         }
     }
 

@@ -5,6 +5,8 @@
 
 mod modules;
 
+pub(super) use self::modules::LOCATION;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},

@@ -325,8 +325,9 @@ impl<'a> Origins<'a> {
         let checksum = url.query_pairs().find(|(name, _)| name == "checksum");
         let checksum = checksum.map(|(_, value)| value.into_owned());
         let url = for_the_server(&url);
-        let content = self.sync.registries.file(&url).await;
-        let content = content.map_err(|error| error_chain(&error))?;
+        let answer = self.sync.registries.file(&url).await;
+        let answer = answer.map_err(|error| error_chain(&error))?;
+        let content = answer.body;
         let expected = checksum
             .as_deref()
             .and_then(|value| value.strip_prefix("sha256:"));
@@ -334,8 +335,10 @@ impl<'a> Origins<'a> {
         if let Some(expected) = expected.filter(|expected| !expected.eq_ignore_ascii_case(&found)) {
             return Err(format!("it has the checksum {found}, not {expected}"));
         }
-        known.downloads.0 += 1;
-        known.downloads.1 += content.len() as u64;
+        if !answer.is_unchanged {
+            known.downloads.0 += 1;
+            known.downloads.1 += content.len() as u64;
+        }
         Ok((url, content))
     }
 

@@ -12,12 +12,10 @@ use serde::Serialize;
 
 use crate::{
     Digest, Store, StoreError,
+    fetch::answers,
     pulled::Ledger,
-    store::{RECORDS, TRASH},
+    store::{LEFTOVER, RECORDS, TRASH},
 };
-
-/// Age at which an unchanged temporary file counts as abandoned, whatever the grace period.
-const LEFTOVER: Duration = Duration::from_secs(60 * 60);
 
 /// Result of a collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -28,7 +26,7 @@ pub struct Collected {
     pub bytes: u64,
     /// Number of unpacked packages that no generation needs.
     pub trees: usize,
-    /// Number of temporary files that killed processes left.
+    /// Number of temporary files that killed processes left, and of answers of origins that no sync has used for long.
     pub leftovers: usize,
     /// Number of earlier collections that were deleted from the trash.
     pub removed: usize,
@@ -99,6 +97,13 @@ pub fn collect(
     for path in entries(&incoming)?.into_iter().chain(entries(&partial)?) {
         let is_old = collection.is_old(&path) && collection.age(&path) >= Some(LEFTOVER);
         if path != partial && is_old {
+            collected.leftovers += 1;
+            collection.remove(&path)?;
+        }
+    }
+    for path in entries(&store.dir().join(answers::NAME))? {
+        let age = collection.age(&path).unwrap_or_default();
+        if collection.is_old(&path) && answers::is_abandoned(&path, age) {
             collected.leftovers += 1;
             collection.remove(&path)?;
         }
@@ -216,6 +221,11 @@ mod tests {
         store.commit(kept.clone(), None, &lock).unwrap();
         let lost = store.put(b"lost").unwrap();
         fs::write(dir.path().join("incoming/leftover"), b"x").unwrap();
+        let answers = dir.path().join(answers::NAME);
+        fs::create_dir(&answers).unwrap();
+        fs::write(answers.join(".tmp"), b"x").unwrap();
+        let answer = answers.join(Digest::of(b"a request").to_string());
+        fs::write(&answer, b"x").unwrap();
         let now = SystemTime::now();
 
         let fresh = collect(&store, DAY, now, false, &lock).unwrap();
@@ -226,8 +236,9 @@ mod tests {
         assert_eq!(counted, first);
         assert_eq!(
             (first.files, first.bytes, first.leftovers, first.removed),
-            (1, 4, 1, 0)
+            (1, 4, 2, 0)
         );
+        assert!(answer.exists());
         assert!(!store.has(lost));
         assert_eq!(fs::read_dir(dir.path().join("trash")).unwrap().count(), 1);
         let second = collect(&store, DAY, now + 4 * DAY, false, &lock).unwrap();

@@ -1,16 +1,19 @@
 //! The module registry's protocol: lists of versions, and addresses of modules.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 use outpost_net::http::shown;
 use semver::Version;
 use serde::Deserialize;
 use url::Url;
 
 use super::{Registries, no_service};
-use crate::{fetch::FetchError, scan::landing::target};
+use crate::{
+    fetch::{Answer, FetchError},
+    scan::landing::target,
+};
 
 /// Header with the module's address, in the form that a `module` block has.
-const LOCATION: &str = "x-terraform-get";
+pub(in crate::fetch) const LOCATION: HeaderName = HeaderName::from_static("x-terraform-get");
 
 impl Registries {
     async fn module_url(&self, host: &str, path: &str) -> Result<Url, FetchError> {
@@ -72,7 +75,7 @@ impl Registries {
         let answer = self.ask(host, &url).await?;
         let named = answer
             .headers
-            .get(LOCATION)
+            .get(&LOCATION)
             .and_then(|value| value.to_str().ok());
         // Newer registries also send it in the body.
         let in_body = || serde_json::from_slice::<Body>(&answer.body).ok();
@@ -94,7 +97,7 @@ impl Registries {
     /// [`FetchError`].
     pub async fn landing(&self, url: &Url) -> Result<Option<String>, FetchError> {
         let answer = self.fetcher.get(url, &HeaderMap::new(), None).await?;
-        let named = answer.headers.get(LOCATION);
+        let named = answer.headers.get(&LOCATION);
         let named = named.and_then(|value| value.to_str().ok());
         let named = named.filter(|text| !text.is_empty()).map(str::to_owned);
         Ok(named.or_else(|| target(&String::from_utf8_lossy(&answer.body))))
@@ -104,11 +107,11 @@ impl Registries {
     ///
     /// # Errors
     /// [`FetchError`].
-    pub async fn file(&self, url: &Url) -> Result<Vec<u8>, FetchError> {
+    pub async fn file(&self, url: &Url) -> Result<Answer, FetchError> {
         let mut headers = HeaderMap::new();
         let any = header::HeaderValue::from_static("*/*");
         headers.insert(header::ACCEPT, any);
-        Ok(self.fetcher.get(url, &headers, None).await?.body)
+        self.fetcher.get(url, &headers, None).await
     }
 }
 
