@@ -145,7 +145,7 @@ impl Run {
             return stopped;
         }
         if let Err(error) = &stopped {
-            let why = in_words(&error);
+            let why = in_words(error);
             output::note(&format!("warning: failed to stop the workspace: {why}"));
         }
         let answer = user.wants_to_delete(&self.workspace, stop).await;
