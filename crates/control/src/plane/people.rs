@@ -48,7 +48,7 @@ impl NotedUses {
     fn claim(&self, token: &Hashed, now: Timestamp) -> bool {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         noted.retain(|_, used| now.duration_since(*used).unsigned_abs() < TOUCH_EVERY);
-        match noted.entry(token.clone()) {
+        match noted.entry(*token) {
             Entry::Occupied(_) => false,
             Entry::Vacant(entry) => {
                 entry.insert(now);

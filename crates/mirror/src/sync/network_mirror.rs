@@ -23,7 +23,7 @@ use crate::{
 
 impl Sync {
     /// Imports packages of a version that the network mirror vouches for.
-    pub(super) async fn from_network_mirror(
+    pub(super) async fn import_from_mirror(
         &self,
         before: &Generation,
         mirror: &NetworkMirror,

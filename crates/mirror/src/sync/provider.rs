@@ -209,7 +209,7 @@ impl Sync {
         };
         if let Some(mirror) = self.registries.mirror() {
             let imported =
-                self.from_network_mirror(before, mirror, &missing, &mut provider, &mut report);
+                self.import_from_mirror(before, mirror, &missing, &mut provider, &mut report);
             imported.await;
         } else if missing.is_empty() {
             self.check_unchanged(before, &provider, &mut report).await;
