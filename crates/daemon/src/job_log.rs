@@ -49,6 +49,9 @@ struct Lines {
 struct StageSink {
     log: JobLog,
     stage: &'static str,
+    /// Whether an empty line begins the stage: clients take the first line of a stage for its beginning and do not
+    /// show it.
+    is_marked: bool,
 }
 
 impl LogSink for StageSink {
@@ -66,7 +69,16 @@ impl LogSink for StageSink {
             output,
             kind,
         } = entry;
-        self.log.push(level, self.stage, output, kind);
+        let mut lines = self.log.lines();
+        if lines.stage != self.stage {
+            if self.is_marked {
+                lines.mark(self.stage);
+            }
+            lines.stage = self.stage;
+        }
+        lines.push(LogSource::Provisioner, level, output, kind);
+        drop(lines);
+        self.log.0.arrived.notify_one();
     }
 }
 
@@ -109,11 +121,21 @@ impl JobLog {
         self.sink(stage).log(level, output.into());
     }
 
-    /// Returns the sink for an engine's lines under `stage`.
+    /// Returns the sink for an engine's lines under `stage`, which an empty line begins.
     pub(super) fn sink(&self, stage: &'static str) -> Arc<dyn LogSink> {
         Arc::new(StageSink {
             log: self.clone(),
             stage,
+            is_marked: true,
+        })
+    }
+
+    /// Returns the sink for an engine's lines under `stage`, which no empty line begins.
+    pub(super) fn unmarked_sink(&self, stage: &'static str) -> Arc<dyn LogSink> {
+        Arc::new(StageSink {
+            log: self.clone(),
+            stage,
+            is_marked: false,
         })
     }
 
@@ -148,17 +170,6 @@ impl JobLog {
     /// Returns whether there is nothing left to take.
     pub(super) fn is_empty(&self) -> bool {
         self.lines().batch.is_empty()
-    }
-
-    /// Logs an engine's line. Clients take the first line of a stage for its beginning and do not show it.
-    fn push(&self, level: LogLevel, stage: &'static str, output: String, kind: LogKind) {
-        let mut lines = self.lines();
-        if lines.stage != stage {
-            lines.mark(stage);
-        }
-        lines.push(LogSource::Provisioner, level, output, kind);
-        drop(lines);
-        self.0.arrived.notify_one();
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
