@@ -33,7 +33,7 @@ use crate::{
     stop::Stop,
     template::{
         mock::{Mock, MockStore, RealProvider},
-        results::appearance,
+        result_cache::appearance,
     },
     terraform::{
         Engine, EngineConfig, Environment,

@@ -40,7 +40,8 @@ struct KeyFile {
     newest: Mutex<Newest>,
 }
 
-/// The newest usable keys of a file, and the file's stamp when it was last looked at, `None` if it was not there.
+/// The newest usable keys of a file, and the file's stamp when it was last looked at, `None` if there was no regular
+/// file.
 #[derive(Debug)]
 struct Newest {
     stamp: Option<Stamp>,
@@ -54,7 +55,7 @@ impl Accepted {
     /// Takes the keys of the options and reads those in `file`, whose errors name it.
     ///
     /// # Errors
-    /// [`ConfigError`]
+    /// [`ConfigError`] if the file cannot be read or has no key, or if there are too many keys or a short one.
     pub(crate) fn new(given: Vec<Secret>, file: Option<&Path>) -> Result<Self, ConfigError> {
         let file = file.map(|path| -> Result<_, ConfigError> {
             let newest = Newest {
@@ -96,7 +97,15 @@ impl Accepted {
             return Vec::new();
         }
         newest.stamp = stamp;
-        match read(&file.path, &self.given) {
+        // Opening a pipe would wait for somebody who writes into it.
+        let keys = match newest.stamp {
+            Some(_) => read(&file.path, &self.given),
+            None => Err(unusable(
+                &file.path,
+                "it is missing, or is no regular file".to_owned(),
+            )),
+        };
+        match keys {
             Ok(keys) => {
                 let fingerprints = fingerprints(&keys).join(", ");
                 info!(%path, fingerprints, "pre-shared keys were read again, because their file has changed");
@@ -125,17 +134,21 @@ impl KeyFile {
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
-    let it = fs::metadata(path).ok()?;
+    let it = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     let times = [it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec()];
     Some((it.ino(), it.size(), times))
 }
 
-/// Reads the keys in a file, one per line, and checks them together with the given ones.
-fn read(path: &Path, given: &[Secret]) -> Result<Vec<Secret>, ConfigError> {
-    let unusable = |reason: String| ConfigError::PskFile {
+fn unusable(path: &Path, reason: String) -> ConfigError {
+    ConfigError::PskFile {
         path: path.to_owned(),
         reason,
-    };
+    }
+}
+
+/// Reads the keys in a file, one per line, and checks them together with the given ones.
+fn read(path: &Path, given: &[Secret]) -> Result<Vec<Secret>, ConfigError> {
+    let unusable = |reason| unusable(path, reason);
     let failed = |error: io::Error| unusable(error.to_string());
     let mut text = Zeroizing::new(String::new());
     let file = File::open(path).map_err(failed)?;
@@ -223,6 +236,36 @@ mod tests {
         write(old.expose());
         assert_eq!(keys.refresh(), []);
         has([true, true, false]);
+    }
+
+    /// As with `--psk-file <(COMMAND)`, whose writer is gone when the server looks again.
+    #[test]
+    fn a_pipe_is_read_at_the_start_and_never_waited_for_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("psk");
+        let (piped, later) = (generate(), generate());
+        let make_pipe = || {
+            let made = std::process::Command::new("mkfifo").arg(&path).status();
+            assert!(made.unwrap().success());
+        };
+        make_pipe();
+        let writer = std::thread::spawn({
+            let (path, piped) = (path.clone(), piped.clone());
+            move || fs::write(path, piped.expose())
+        });
+        let keys = Accepted::new(Vec::new(), Some(&path)).unwrap();
+        writer.join().unwrap().unwrap();
+
+        // Without a writer, opening the pipe would never end.
+        assert_eq!(keys.refresh(), []);
+        assert!(keys.contains(&piped));
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, later.expose()).unwrap();
+        assert_eq!(keys.refresh(), [Hashed::of(&piped)]);
+        fs::remove_file(&path).unwrap();
+        make_pipe();
+        assert_eq!(keys.refresh(), []);
+        assert!(keys.contains(&later));
     }
 
     #[test]

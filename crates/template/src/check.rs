@@ -1,10 +1,10 @@
 //! Checks a template without a server: rules with places in the author's own files.
 
 pub mod baseline;
+mod cached;
 mod complaint;
 mod finding;
 mod json;
-mod kept;
 mod model;
 mod modules;
 mod place;
@@ -22,8 +22,8 @@ mod variables;
 use std::{collections::BTreeSet, path::Path};
 
 pub use self::{
+    cached::CachedReport,
     finding::{Finding, Severity, Summary, Suppressed},
-    kept::KeptReport,
     model::{Calls, Decl, MissingModule, Model, label},
     modules::{ModulesError, unpack_modules},
     place::Place,

@@ -16,7 +16,7 @@ mod mermaid;
 pub mod mock;
 pub mod picture;
 pub mod policy;
-pub mod results;
+pub mod result_cache;
 pub mod scenario;
 mod similar;
 mod survey;

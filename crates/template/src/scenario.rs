@@ -4,6 +4,7 @@
 //! [`context`] is what conditions may refer to.
 
 mod agents;
+mod cached;
 mod columns;
 mod compare;
 mod condition;
@@ -11,7 +12,6 @@ pub mod context;
 mod fields;
 mod golden;
 mod inert;
-mod kept;
 mod lines;
 mod mocks;
 mod parse;
@@ -32,11 +32,11 @@ use regex::Regex;
 use serde_json::Value;
 
 pub use self::{
-    agents::{Agents, Ran},
+    agents::{Agents, CommandOutput},
+    cached::CachedRuns,
     compare::{Difference, NotBuilt, build_version},
     condition::{Failure, check},
     context::Facts,
-    kept::KeptRuns,
     mocks::give_values,
     parse::{MAX_BYTES, parse},
     place::{Place, Problem},

@@ -35,7 +35,7 @@ pub(super) enum OnExit {
     Delete,
 }
 
-/// What is done to a workspace that exists when a run ends.
+/// Action on a workspace that exists when a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ExitAction {
     Stays,
@@ -57,7 +57,7 @@ impl ExitAction {
     }
 }
 
-/// Whether a user is at the terminal, until SIGTERM or SIGHUP.
+/// Attendance of the terminal by a user, which ends with SIGTERM or SIGHUP.
 pub(super) struct TerminalUser {
     left: CancellationToken,
 }

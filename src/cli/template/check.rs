@@ -19,7 +19,7 @@ use clap::Parser as _;
 use url::Url;
 
 use self::reports::ReportTo;
-use super::kept::CacheArgs;
+use super::result_cache::CacheArgs;
 use crate::{
     cli::{
         engine::EngineArgs,

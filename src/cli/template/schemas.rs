@@ -4,6 +4,8 @@ mod plugin_dir;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -34,6 +36,8 @@ use crate::{
     },
 };
 
+/// Largest schema that is read from the cache, in bytes: several times that of the largest provider.
+const MAX_SCHEMA_BYTES: u64 = 256 << 20;
 /// The limit of a lock file, in bytes.
 const MAX_LOCK_BYTES: u64 = 1 << 20;
 
@@ -339,7 +343,10 @@ impl Asking<'_> {
 
     /// The schema of a package that was asked before.
     fn cached(&self, key: &str) -> Option<Box<RawValue>> {
-        let json = std::fs::read_to_string(self.cache().ok()?.join(key)).ok()?;
+        let mut json = String::new();
+        let file = File::open(self.cache().ok()?.join(key)).ok()?;
+        file.take(MAX_SCHEMA_BYTES).read_to_string(&mut json).ok()?;
+        // One that was cut is no JSON, and is asked again.
         RawValue::from_string(json).ok()
     }
 

@@ -1,8 +1,8 @@
 //! `outpost template test`.
 
 mod agents;
+mod cached;
 mod engines;
-mod known;
 mod matrix;
 
 use std::{
@@ -20,10 +20,10 @@ use tempfile::TempDir;
 
 pub(super) use self::engines::{Template, TestEngines};
 use self::{
-    known::Known,
+    cached::CachedScenarios,
     matrix::{ProviderVersions, Variant},
 };
-use super::{jobs, kept::CacheArgs, running::Running};
+use super::{jobs, result_cache::CacheArgs, running::Running};
 use crate::{
     cli::{
         engine::EngineArgs,
@@ -284,7 +284,7 @@ impl Test {
         };
         let engine = &variant.engine;
         let engines = TestEngines::new(engine, providers, &trust, work.path(), jobs, stop, &state);
-        let known = Known::open(self, variant, &settings.state, stop).await;
+        let known = CachedScenarios::open(self, variant, &settings.state, stop).await;
         let running = Running::new(found.len(), "scenarios");
         let (settings, all, engines, templates) = (&settings, &all, &engines, &templates);
         let (known, running) = (&known, &running);

@@ -19,7 +19,7 @@ pub(super) enum Proof {
     Token(TokenId),
     /// A provisioner key of a daemon.
     Key(KeyId),
-    /// A pre-shared key.
+    /// Hash of a pre-shared key.
     Psk(Hashed),
 }
 

@@ -70,11 +70,11 @@ pub struct Registration {
     pub api_version: String,
     /// Organization that the daemon asks for; `None` for that of its credential.
     pub organization: Option<Organization>,
-    /// What is left of the previous process, if the daemon says that it has just started.
+    /// State from the previous process, if the daemon says that it has just started.
     pub restored: Option<RestoredState>,
 }
 
-/// What a restarted daemon still has from its previous process.
+/// State that a restarted daemon brings from its previous process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoredState {
     /// Id of its state directory, which distinguishes it from a daemon of the same name on another machine.
@@ -111,7 +111,8 @@ impl Plane {
             }
             (None, Some(key)) if key.expose().len() == tokens::LENGTH => {
                 let key = self.store.key(&Hashed::of(key)).await?.ok_or(UNKNOWN)?;
-                (Credential::Key(key.clone()), Proof::Key(key.id))
+                let proof = Proof::Key(key.id);
+                (Credential::Key(key), proof)
             }
             (_, _) => return Err(UNKNOWN),
         };

@@ -245,10 +245,12 @@ impl Gate {
         let is_limited = matches!(sender, Sender::Person(_)) && !is_small;
         let place = share.place(is_limited).await?;
         let meter = self.shares.meter(limit, sender, request.extensions());
-        let paid = MessageReservations::default();
-        let response = next.run(metered(request, meter, paid.clone())).await;
+        let reservations = MessageReservations::default();
+        let response = next
+            .run(metered(request, meter, reservations.clone()))
+            .await;
         // The messages have been handled, so others may have their memory while the response is sent.
-        drop(paid);
+        drop(reservations);
         Ok(response.map(|body| Body::new(Held::new(body, place))))
     }
 
@@ -283,8 +285,8 @@ impl Gate {
     }
 }
 
-fn metered(request: Request, meter: Meter, paid: MessageReservations) -> Request {
-    request.map(|body| Body::new(Metered::new(body, meter, paid)))
+fn metered(request: Request, meter: Meter, reservations: MessageReservations) -> Request {
+    request.map(|body| Body::new(Metered::new(body, meter, reservations)))
 }
 
 /// Returns what the gate found out about the caller.

@@ -60,7 +60,7 @@ type Reserving = Pin<Box<dyn Future<Output = Result<Vec<Reserved>, Overdrawn>> +
 pub(super) struct Metered {
     inner: Body,
     meter: Meter,
-    paid: MessageReservations,
+    reservations: MessageReservations,
     /// Part of the next message's header that has arrived.
     head: Vec<u8>,
     /// Missing bytes of the message that is being read.
@@ -70,11 +70,11 @@ pub(super) struct Metered {
 }
 
 impl Metered {
-    pub(super) fn new(inner: Body, meter: Meter, paid: MessageReservations) -> Self {
+    pub(super) fn new(inner: Body, meter: Meter, reservations: MessageReservations) -> Self {
         Self {
             inner,
             meter,
-            paid,
+            reservations,
             head: Vec::with_capacity(HEAD),
             missing: 0,
             waiting: None,
@@ -117,7 +117,7 @@ impl hyper::body::Body for Metered {
                 let reserved = ready!(reserving.as_mut().poll(context));
                 let part = mem::take(part);
                 self.waiting = None;
-                self.paid.set(reserved.map_err(refused)?);
+                self.reservations.set(reserved.map_err(refused)?);
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
             let frame = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
@@ -132,7 +132,7 @@ impl hyper::body::Body for Metered {
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             };
             // The reservation of the previous message is released first, or two bodies could wait for each other.
-            self.paid.set(Vec::new());
+            self.reservations.set(Vec::new());
             self.waiting = Some((Box::pin(self.meter.clone().reserve(bytes)), part));
         }
     }
@@ -178,10 +178,13 @@ mod tests {
     ) -> (Metered, MessageReservations) {
         let parts = parts.into_iter().map(Ok::<_, BoxError>);
         let accounts = accounts.iter().map(|account| Arc::clone(account)).collect();
-        let paid = MessageReservations::default();
+        let reservations = MessageReservations::default();
         let body = Body::from_stream(stream::iter(parts));
         let meter = Meter { limit, accounts };
-        (Metered::new(body, meter, paid.clone()), paid)
+        (
+            Metered::new(body, meter, reservations.clone()),
+            reservations,
+        )
     }
 
     async fn read(body: Metered) -> Result<Vec<u8>, String> {
@@ -210,13 +213,13 @@ mod tests {
     #[tokio::test]
     async fn a_message_is_read_on_only_once_it_is_paid_for_and_counts_until_the_call_ends() {
         let (connection, sender) = (account(1000), account(100));
-        let (one, paid) = metered(vec![message(60)], 100, &[&connection, &sender]);
+        let (one, reservations) = metered(vec![message(60)], 100, &[&connection, &sender]);
         read(one).await.unwrap();
 
         let (two, _) = metered(vec![message(50)], 100, &[&connection, &sender]);
         let mut two = Box::pin(read(two));
         assert!(two.as_mut().now_or_never().is_none());
-        drop(paid);
+        drop(reservations);
         assert_eq!(two.await.unwrap(), message(50));
     }
 

@@ -2,6 +2,33 @@
 
 use super::*;
 
+/// A stop that kills the daemon after a minute of the paused clock.
+fn killed_after_a_minute() -> Stop {
+    let stop = Stop::new();
+    let killer = stop.clone();
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(60)).await;
+        killer.kill();
+    });
+    stop
+}
+
+/// A stop that drains the daemon once the server has a job's end.
+fn drained_once(
+    server: &Arc<Server>,
+    has_ended: impl Fn(&Server) -> bool + Send + 'static,
+) -> Stop {
+    let (stop, server) = (Stop::new(), Arc::clone(server));
+    let drainer = stop.clone();
+    tokio::spawn(async move {
+        while !has_ended(&server) {
+            sleep(Duration::from_secs(1)).await;
+        }
+        drainer.drain();
+    });
+    stop
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outage_below_the_limit_changes_nothing() {
     let server = Server::with(build(Transition::Start));
@@ -75,14 +102,7 @@ async fn after_an_outage_over_the_limit_a_restart_delivers_the_state_of_a_job_th
     assert!(server.failed.lock().unwrap().is_none());
 
     let source: Arc<dyn JobSource> = Arc::clone(&server) as Arc<dyn JobSource>;
-    let (next, done) = (Stop::new(), Arc::clone(&server));
-    let drainer = next.clone();
-    tokio::spawn(async move {
-        while done.failed.lock().unwrap().is_none() {
-            sleep(Duration::from_secs(1)).await;
-        }
-        drainer.drain();
-    });
+    let next = drained_once(&server, |it| it.failed.lock().unwrap().is_some());
     let summary = run(config(&dir), vec![source], Arc::new(engine.clone()), next).await;
 
     assert_eq!(counts(&summary.unwrap()), (0, 0, 0));
@@ -106,12 +126,7 @@ async fn a_killed_daemon_keeps_a_state_that_nobody_took() {
         apply_takes: Duration::from_secs(10),
         ..Engine::default()
     };
-    let stop = Stop::new();
-    let killer = stop.clone();
-    tokio::spawn(async move {
-        sleep(Duration::from_secs(60)).await;
-        killer.kill();
-    });
+    let stop = killed_after_a_minute();
 
     let (summary, _, dir) = run_one(&server, &engine, &stop).await;
 
@@ -189,24 +204,12 @@ async fn a_state_that_is_taken_of_a_job_that_was_given_up_stays_for_the_next_job
         apply_takes: Duration::from_secs(10),
         ..Engine::default()
     };
-    let stop = Stop::new();
-    let killer = stop.clone();
-    tokio::spawn(async move {
-        sleep(Duration::from_secs(60)).await;
-        killer.kill();
-    });
+    let stop = killed_after_a_minute();
     let (_, _, dir) = run_one(&server, &engine, &stop).await;
     server.away_for(Duration::ZERO);
     server.has_given_up.store(true, Ordering::SeqCst);
     let source: Arc<dyn JobSource> = Arc::clone(&server) as Arc<dyn JobSource>;
-    let (next, done) = (Stop::new(), Arc::clone(&server));
-    let drainer = next.clone();
-    tokio::spawn(async move {
-        while done.completed.lock().unwrap().is_none() {
-            sleep(Duration::from_secs(1)).await;
-        }
-        drainer.drain();
-    });
+    let next = drained_once(&server, |it| it.completed.lock().unwrap().is_some());
     let summary = run(config(&dir), vec![source], Arc::new(engine), next).await;
     assert_eq!(counts(&summary.unwrap()), (0, 0, 0));
     assert!(is_late(&dir));
@@ -250,12 +253,7 @@ async fn what_a_killed_daemon_kept_is_told_by_the_next_one_before_it_takes_a_job
         apply_takes: Duration::from_secs(10),
         ..Engine::default()
     };
-    let stop = Stop::new();
-    let killer = stop.clone();
-    tokio::spawn(async move {
-        sleep(Duration::from_secs(60)).await;
-        killer.kill();
-    });
+    let stop = killed_after_a_minute();
     let (_, _, dir) = run_one(&server, &engine, &stop).await;
     server
         .jobs

@@ -50,7 +50,7 @@ pub struct TemplateReport {
     pub incomplete: Vec<String>,
     /// Tells whether it is that of an earlier run on the same content.
     #[serde(skip)]
-    pub is_kept: bool,
+    pub is_cached: bool,
 }
 
 /// Engine that a template was planned with.

@@ -14,7 +14,7 @@ pub trait Agents: Send + Sync {
     /// URL that agents connect to.
     fn url(&self) -> String;
 
-    /// Tells the server what a build made, so that it lets these agents in.
+    /// Announces the result of a build to the server, which then admits its agents.
     ///
     /// # Errors
     /// The server's reason.
@@ -24,7 +24,7 @@ pub trait Agents: Send + Sync {
     ///
     /// # Errors
     /// Reason why the agent cannot be reached, or the command does not end.
-    async fn run(&self, agent: &str, command: &str) -> Result<Ran, String>;
+    async fn run(&self, agent: &str, command: &str) -> Result<CommandOutput, String>;
 
     /// Ends the server.
     async fn end(&self);
@@ -32,7 +32,7 @@ pub trait Agents: Send + Sync {
 
 /// Result of a command at an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ran {
+pub struct CommandOutput {
     /// Beginning of its output.
     pub stdout: Vec<u8>,
     /// Status that it exited with.

@@ -126,7 +126,7 @@ pub struct Played {
     /// Time that it took, in seconds.
     pub seconds: f64,
     /// Tells whether they are those of an earlier command on the same content.
-    pub is_kept: bool,
+    pub is_cached: bool,
 }
 
 /// Plays a scenario of the template in `dir`. What it really made is destroyed at the end, also after a failure and after

@@ -476,7 +476,7 @@ fn reports_count_escape_and_name_places() {
         problems: Vec::new(),
         left: None,
         seconds: 2.0,
-        is_kept: false,
+        is_cached: false,
     }];
 
     let xml = report::junit(&played);

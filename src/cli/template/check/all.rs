@@ -15,14 +15,14 @@ use crate::{
         exit::Interrupted,
         template::{
             jobs,
-            kept::{self, Kept, TemplateKey},
+            result_cache::{self, EngineResults, TemplateKey},
             running::Running,
         },
     },
     stop::Stop,
     template::{
-        check::{KeptReport, report::TemplateReport, settings::Settings},
-        results::Key,
+        check::{CachedReport, report::TemplateReport, settings::Settings},
+        result_cache::Key,
     },
     terraform::binary::Binary,
 };
@@ -31,7 +31,7 @@ use crate::{
 struct Checks<'a> {
     args: &'a Check,
     stop: &'a Stop,
-    kept: Option<Kept>,
+    kept: Option<EngineResults>,
     /// The engine, which is asked for its version only if a template must be planned.
     binary: OnceCell<Option<Binary>>,
     running: Running,
@@ -72,11 +72,11 @@ pub(super) async fn check(
 }
 
 /// Results of earlier runs, unless those would say nothing about this one.
-async fn kept(args: &Check, stop: &Stop) -> Option<Kept> {
+async fn kept(args: &Check, stop: &Stop) -> Option<EngineResults> {
     // The answers of sources and of a server may differ next time.
     match args.online || args.server.is_some() {
         true => None,
-        false => Kept::open(&args.cache, &args.engine, stop).await,
+        false => EngineResults::open(&args.cache, &args.engine, stop).await,
     }
 }
 
@@ -109,7 +109,7 @@ impl Checks<'_> {
             .as_ref()
             .and_then(|kept| Some((kept, self.key(kept, directory, &settings)?)));
         if let Some((kept, (key, _))) = &known {
-            let found = kept.get::<KeptReport>(key);
+            let found = kept.get::<CachedReport>(key);
             let seconds = began.elapsed().as_secs_f64();
             if let Some(report) = found.and_then(|it| it.report(shown(directory), seconds)) {
                 return Ok(report);
@@ -123,7 +123,7 @@ impl Checks<'_> {
         let (report, sources) = one.check().await?;
         if let Some((kept, (key, template))) = known
             && !crate::template::dependence::template_varies(&sources, &template.archive)
-            && let Some(result) = KeptReport::of(&report)
+            && let Some(result) = CachedReport::of(&report)
         {
             kept.put(&key, &result);
         }
@@ -133,7 +133,7 @@ impl Checks<'_> {
     /// All that a result depends on; `None` if that cannot be told.
     fn key(
         &self,
-        kept: &Kept,
+        kept: &EngineResults,
         directory: &Path,
         settings: &Settings,
     ) -> Option<(Key, TemplateKey)> {
@@ -147,8 +147,8 @@ impl Checks<'_> {
         let variables = variables.map(|it| format!("{}={}", it.name, it.value));
         let parts = template.parts.clone().with("check");
         let parts = parts
-            .with_all(kept::schemas(settings, &args.schemas)?)
-            .with_all(kept::policies(&args.policies_of(settings))?)
+            .with_all(result_cache::schemas(settings, &args.schemas)?)
+            .with_all(result_cache::policies(&args.policies_of(settings))?)
             .with_all(variables)
             .with_all(args.platforms.iter().map(ToString::to_string))
             .with(format!("{:?} {}", args.require, args.source_only));

@@ -20,7 +20,7 @@ use crate::{
     proto::outpost::v1::{CreateBuildRequest, CreateVersionRequest, CreateWorkspaceRequest},
     provision::JobSource as _,
     stop::Stop,
-    template::scenario::{Agents, Ran},
+    template::scenario::{Agents, CommandOutput},
 };
 
 /// Name of the template and of the daemon in the server, which has nothing else.
@@ -32,7 +32,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 /// Longest time until the server hands out a job that was just created.
 const JOB_LIMIT: Duration = Duration::from_secs(30);
 
-/// The server, its daemon, which builds nothing itself, and somebody who connects to agents.
+/// The server, its daemon, which builds nothing itself, and a client that connects to agents.
 pub(super) struct ScenarioServer {
     url: String,
     /// Name of the workspace.
@@ -67,7 +67,7 @@ impl ScenarioServer {
         })
     }
 
-    /// Makes the server believe that its daemon has built the workspace.
+    /// Reports a build of the workspace to the server, in the name of its daemon.
     async fn built(&self, resources: &[Resource]) -> anyhow::Result<()> {
         let mut api = self.api.clone();
         let mut has_workspace = self.has_workspace.lock().await;
@@ -126,12 +126,12 @@ impl Agents for ScenarioServer {
             .map_err(|error| format!("{error:#}"))
     }
 
-    async fn run(&self, agent: &str, command: &str) -> Result<Ran, String> {
+    async fn run(&self, agent: &str, command: &str) -> Result<CommandOutput, String> {
         let named = format!("{}.{agent}", self.workspace);
         let limits = (AGENT_LIMIT, COMMAND_LIMIT);
         let ran = ssh::run_command(&self.server, &named, command, limits).await;
         let (stdout, status) = ran.map_err(|error| format!("{error:#}"))?;
-        Ok(Ran { stdout, status })
+        Ok(CommandOutput { stdout, status })
     }
 
     async fn end(&self) {

@@ -66,7 +66,10 @@ pub(super) fn render(report: &Report, is_coloured: bool) -> String {
 
 /// How many results are those of an earlier run.
 fn kept(report: &Report) -> String {
-    let kept = report.templates.iter().filter(|template| template.is_kept);
+    let kept = report
+        .templates
+        .iter()
+        .filter(|template| template.is_cached);
     match (kept.count(), report.templates.len()) {
         (0, _) => String::new(),
         (1, 1) => ", unchanged since an earlier check".to_owned(),

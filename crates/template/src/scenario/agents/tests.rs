@@ -18,10 +18,10 @@ impl Agents for Echo {
         Ok(())
     }
 
-    async fn run(&self, agent: &str, command: &str) -> Result<Ran, String> {
+    async fn run(&self, agent: &str, command: &str) -> Result<CommandOutput, String> {
         match agent {
             "gone" => Err("it is not there".to_owned()),
-            _ => Ok(Ran {
+            _ => Ok(CommandOutput {
                 stdout: command.as_bytes().to_vec(),
                 status: if command == "exit 3" { 3 } else { 0 },
             }),

@@ -30,7 +30,7 @@ fn scenario(played: &Played) -> Value {
         "problems": problems.collect::<Vec<_>>(),
         "left": played.left,
         "seconds": played.seconds,
-        "unchanged": played.is_kept,
+        "unchanged": played.is_cached,
     })
 }
 

@@ -9,7 +9,7 @@ use super::{
 pub fn table(played: &[Played]) -> String {
     let mut lines = Vec::new();
     for scenario in played {
-        lines.push(match scenario.is_kept {
+        lines.push(match scenario.is_cached {
             true => format!("{} (unchanged since it passed)", title(scenario)),
             false => title(scenario),
         });

@@ -1,4 +1,4 @@
-//! Results of earlier runs of `outpost template check` and `outpost template test`.
+//! ResultCache of earlier runs of `outpost template check` and `outpost template test`.
 
 use std::{
     ffi::OsStr,
@@ -17,7 +17,7 @@ use crate::{
     template::{
         check::settings::Settings,
         policy::Policies,
-        results::{Key, KeyParts, Results, appearance},
+        result_cache::{Key, KeyParts, ResultCache, appearance},
     },
 };
 
@@ -32,13 +32,13 @@ pub(super) struct CacheArgs {
     no_cache: bool,
 }
 
-/// Results of earlier runs with one engine.
-pub(super) struct Kept {
-    results: Results,
+/// ResultCache of earlier runs with one engine.
+pub(super) struct EngineResults {
+    results: ResultCache,
     common: KeyParts,
 }
 
-impl Kept {
+impl EngineResults {
     /// The results of runs with the engine of `engine`; `None` if they may not be used, or if nobody knows whether the engine,
     /// the mirror or anything else has changed.
     pub(super) async fn open(cache: &CacheArgs, engine: &EngineArgs, stop: &Stop) -> Option<Self> {
@@ -53,7 +53,7 @@ impl Kept {
             .with(program)
             .with_all(identity);
         Some(Self {
-            results: Results::new(dir),
+            results: ResultCache::new(dir),
             common,
         })
     }

@@ -11,17 +11,17 @@ use super::{
 
 /// A report without its directory and its time, which are those of the run that shows it.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct KeptReport {
+pub struct CachedReport {
     engine: EngineReport,
-    findings: Vec<KeptFinding>,
-    suppressed: Vec<KeptSuppressed>,
+    findings: Vec<CachedFinding>,
+    suppressed: Vec<CachedSuppressed>,
     mocked_providers: Vec<Mocked>,
     resources: usize,
     agents: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct KeptFinding {
+struct CachedFinding {
     rule: String,
     severity: Severity,
     message: String,
@@ -33,26 +33,26 @@ struct KeptFinding {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct KeptSuppressed {
-    finding: KeptFinding,
+struct CachedSuppressed {
+    finding: CachedFinding,
     reason: String,
     is_in_source: bool,
 }
 
-impl KeptReport {
+impl CachedReport {
     /// The part of a report that can be kept; `None` if the template was not checked to the end.
     pub fn of(report: &TemplateReport) -> Option<Self> {
         if !report.incomplete.is_empty() {
             return None;
         }
-        let suppressed = report.suppressed.iter().map(|one| KeptSuppressed {
-            finding: KeptFinding::of(&one.finding),
+        let suppressed = report.suppressed.iter().map(|one| CachedSuppressed {
+            finding: CachedFinding::of(&one.finding),
             reason: one.reason.clone(),
             is_in_source: one.is_in_source,
         });
         Some(Self {
             engine: report.engine.clone(),
-            findings: report.findings.iter().map(KeptFinding::of).collect(),
+            findings: report.findings.iter().map(CachedFinding::of).collect(),
             suppressed: suppressed.collect(),
             mocked_providers: report.mocked_providers.clone(),
             resources: report.resources,
@@ -69,7 +69,7 @@ impl KeptReport {
                 is_in_source: one.is_in_source,
             })
         });
-        let findings = self.findings.into_iter().map(KeptFinding::finding);
+        let findings = self.findings.into_iter().map(CachedFinding::finding);
         Some(TemplateReport {
             directory,
             engine: self.engine,
@@ -80,12 +80,12 @@ impl KeptReport {
             seconds,
             suppressed: suppressed.collect::<Option<_>>()?,
             incomplete: Vec::new(),
-            is_kept: true,
+            is_cached: true,
         })
     }
 }
 
-impl KeptFinding {
+impl CachedFinding {
     fn of(finding: &Finding) -> Self {
         Self {
             rule: finding.rule.to_string(),

@@ -8,17 +8,17 @@ use super::{Outcome, Played, PlayedRun};
 
 /// Runs of a scenario that all passed. Others are played again, as whoever mends them wants to see.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct KeptRuns {
-    runs: Vec<KeptRun>,
+pub struct CachedRuns {
+    runs: Vec<CachedRun>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct KeptRun {
+struct CachedRun {
     name: String,
     resources: BTreeMap<String, String>,
 }
 
-impl KeptRuns {
+impl CachedRuns {
     /// The runs of a scenario; `None` unless all passed.
     pub fn of(played: &Played) -> Option<Self> {
         let has_passed = |run: &PlayedRun| run.outcome == Outcome::Passed;
@@ -26,7 +26,7 @@ impl KeptRuns {
         if !is_good || played.runs.is_empty() || !played.runs.iter().all(has_passed) {
             return None;
         }
-        let runs = played.runs.iter().map(|run| KeptRun {
+        let runs = played.runs.iter().map(|run| CachedRun {
             name: run.name.clone(),
             resources: run.resources.clone(),
         });
@@ -48,7 +48,7 @@ impl KeptRuns {
             directory,
             file,
             runs: runs.collect(),
-            is_kept: true,
+            is_cached: true,
             ..Played::default()
         }
     }

@@ -1,4 +1,4 @@
-//! Results of earlier runs, kept on disk under a digest of all that led to them.
+//! ResultCache of earlier runs, kept on disk under a digest of all that led to them.
 //!
 //! ```text
 //! DIR/DIGEST    a header, the digest of the rest, and the rest: JSON
@@ -64,14 +64,14 @@ impl KeyParts {
 
 /// The directory with results.
 #[derive(Clone, Debug)]
-pub struct Results {
+pub struct ResultCache {
     dir: PathBuf,
     max_bytes: u64,
     max_entries: usize,
 }
 
-impl Results {
-    /// Results in a directory, which is made when there is one to keep.
+impl ResultCache {
+    /// ResultCache in a directory, which is made when there is one to keep.
     pub fn new(dir: PathBuf) -> Self {
         Self {
             dir,
@@ -202,8 +202,8 @@ mod tests {
         KeyParts::default().with(text).key()
     }
 
-    fn results(dir: &tempfile::TempDir) -> Results {
-        Results::new(dir.path().join("results"))
+    fn results(dir: &tempfile::TempDir) -> ResultCache {
+        ResultCache::new(dir.path().join("results"))
     }
 
     #[test]
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn the_entry_that_was_used_least_makes_room() {
         let dir = tempfile::tempdir().unwrap();
-        let results = Results {
+        let results = ResultCache {
             max_entries: 2,
             ..results(&dir)
         };
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn bytes_are_bounded_and_a_result_beyond_is_not_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let results = Results {
+        let results = ResultCache {
             max_bytes: 400,
             ..results(&dir)
         };

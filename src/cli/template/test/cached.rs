@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Test, engines::Template, matrix::Variant, shown};
 use crate::{
     cli::template::{
-        kept::{self, Kept, TemplateKey},
+        result_cache::{self, EngineResults, TemplateKey},
         schemas::Pins,
     },
     language::TemplateFiles as _,
@@ -13,21 +13,21 @@ use crate::{
     template::{
         check::Sources,
         dependence::{template_varies, varies},
-        results::Key,
-        scenario::{KeptRuns, MAX_BYTES, Played, Run, Scenario},
+        result_cache::Key,
+        scenario::{CachedRuns, MAX_BYTES, Played, Run, Scenario},
     },
 };
 
 /// Results of earlier commands with one engine.
-pub(super) struct Known<'a> {
+pub(super) struct CachedScenarios<'a> {
     test: &'a Test,
-    kept: Option<Kept>,
+    kept: Option<EngineResults>,
     stop: &'a Stop,
     state: &'a [u8],
     pins: &'a Pins,
 }
 
-impl<'a> Known<'a> {
+impl<'a> CachedScenarios<'a> {
     /// Results for scenarios whose runs with mocks begin with `state`.
     pub(super) async fn open(
         test: &'a Test,
@@ -38,7 +38,7 @@ impl<'a> Known<'a> {
         // A table that is to be written must be there afterwards.
         let kept = match test.update {
             true => None,
-            false => Kept::open(&test.cache, &variant.engine, stop).await,
+            false => EngineResults::open(&test.cache, &variant.engine, stop).await,
         };
         Self {
             test,
@@ -64,7 +64,10 @@ impl<'a> Known<'a> {
         let parts = template_key.parts.clone().with("test");
         let pins = self.pins.iter();
         let parts = parts
-            .with_all(kept::schemas(&template.settings, &self.test.schemas)?)
+            .with_all(result_cache::schemas(
+                &template.settings,
+                &self.test.schemas,
+            )?)
             .with_all(pins.map(|(addr, version)| format!("{addr} {version}")))
             .with(&scenario.file)
             .with(filter)
@@ -79,7 +82,7 @@ impl<'a> Known<'a> {
         directory: &Path,
         scenario: &Scenario,
     ) -> Option<Played> {
-        let found: KeptRuns = self.kept.as_ref()?.get(&key?.0)?;
+        let found: CachedRuns = self.kept.as_ref()?.get(&key?.0)?;
         Some(found.played(shown(directory), scenario.file.clone()))
     }
 
@@ -96,7 +99,7 @@ impl<'a> Known<'a> {
         if self.stop.is_draining() {
             return;
         }
-        if let Some(runs) = KeptRuns::of(played)
+        if let Some(runs) = CachedRuns::of(played)
             && !may_vary(template, &template_key, &played.file)
         {
             kept.put(&key, &runs);
