@@ -172,11 +172,11 @@ const OPENS_PATHS: &[(&str, &str)] = &[
         "mocks in the cache of the person who checks a template",
     ),
     (
-        "template/results.rs",
+        "template/result_cache.rs",
         "results in the cache of the person who checks a template",
     ),
     (
-        "template/results.rs",
+        "template/result_cache.rs",
         "results in the cache of the person who checks a template",
     ),
     ("terraform/binary.rs", "the engine's own file"),

@@ -21,6 +21,7 @@ use super::{
     Config,
     log_batch::LogBatch,
     log_file::{LogFile, LogRetention},
+    procedure::stage,
     redact::{Held, Redactor},
 };
 
@@ -49,9 +50,6 @@ struct Lines {
 struct StageSink {
     log: JobLog,
     stage: &'static str,
-    /// Whether an empty line begins the stage: clients take the first line of a stage for its beginning and do not
-    /// show it.
-    is_marked: bool,
 }
 
 impl LogSink for StageSink {
@@ -71,10 +69,10 @@ impl LogSink for StageSink {
         } = entry;
         let mut lines = self.log.lines();
         if lines.stage != self.stage {
-            if self.is_marked {
-                lines.mark(self.stage);
+            match self.stage {
+                stage::GRAPH => lines.mark(self.stage),
+                _ => lines.stage = self.stage,
             }
-            lines.stage = self.stage;
         }
         lines.push(LogSource::Provisioner, level, output, kind);
         drop(lines);
@@ -121,21 +119,15 @@ impl JobLog {
         self.sink(stage).log(level, output.into());
     }
 
-    /// Returns the sink for an engine's lines under `stage`, which an empty line begins.
+    /// Returns the sink for an engine's lines under `stage`.
+    ///
+    /// Coder's CLI takes the first line of a stage for its beginning and does not show it. All that is logged while
+    /// resources are read from a graph are warnings that Coder's daemon does not have, so an empty line begins that stage.
+    /// The beginning of any other stage is what Coder's daemon logs, so that clients show the same.
     pub(super) fn sink(&self, stage: &'static str) -> Arc<dyn LogSink> {
         Arc::new(StageSink {
             log: self.clone(),
             stage,
-            is_marked: true,
-        })
-    }
-
-    /// Returns the sink for an engine's lines under `stage`, which no empty line begins.
-    pub(super) fn unmarked_sink(&self, stage: &'static str) -> Arc<dyn LogSink> {
-        Arc::new(StageSink {
-            log: self.clone(),
-            stage,
-            is_marked: false,
         })
     }
 

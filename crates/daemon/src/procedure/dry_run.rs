@@ -37,10 +37,8 @@ impl Context<'_> {
             variables: dry_run.variables,
             ..PlanRequest::default()
         };
-        // Coder's daemon begins every stage by an empty line but this one; its first line is only the engine's version.
-        let log = self.log.unmarked_sink(stage::PERSISTENT);
         session
-            .plan(request, log, self.stop)
+            .plan(request, self.log.sink(stage::PERSISTENT), self.stop)
             .await
             .map_err(|failure| wrong(failure.into()))?;
         let graph = session
