@@ -90,18 +90,47 @@ fn an_engine_hears_of_one_interrupt_whoever_sends_more() {
 }
 
 #[test]
+fn signals_that_arrive_as_the_engine_ends_do_not_replace_its_status() {
+    let succeeds: fn(ExitStatus) = |status| assert_eq!(status.code(), Some(0));
+    let dies: fn(ExitStatus) = |status| assert_eq!(status.signal(), Some(Signal::SIGQUIT as i32));
+    for (end, check) in [("exit 0", succeeds), ("kill -QUIT $$", dies)] {
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!("ulimit -c 0; echo $$; until [ -e go ]; do sleep 0.02; done; {end}");
+        let mut shim = Shim::start(dir.path(), &script);
+        let engine = shim.line();
+
+        // A shim that gets no processor finds the signals and the end of its engine at the same time.
+        shim.signal(Signal::SIGSTOP);
+        std::fs::write(dir.path().join("go"), "").unwrap();
+        wait_until_dead(&engine);
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            shim.signal(signal);
+        }
+        shim.signal(Signal::SIGCONT);
+
+        check(shim.end());
+    }
+}
+
+#[test]
 fn an_engine_dies_with_its_shim() {
     let dir = tempfile::tempdir().unwrap();
     let mut shim = Shim::start(dir.path(), "echo $$; exec sleep 3600");
-    let engine = format!("/proc/{}", shim.line());
-    assert!(Path::new(&engine).exists());
+    let engine = shim.line();
+    assert!(Path::new("/proc").join(&engine).exists());
 
     shim.signal(Signal::SIGKILL);
     shim.end();
 
+    wait_until_dead(&engine);
+}
+
+/// Waits until this process has ended; its parent may not have noticed.
+fn wait_until_dead(process: &str) {
     let deadline = Instant::now() + PATIENCE;
-    while std::fs::read_to_string(format!("{engine}/cmdline")).is_ok_and(|it| !it.is_empty()) {
-        assert!(Instant::now() < deadline, "the engine outlives its shim");
+    let cmdline = format!("/proc/{process}/cmdline");
+    while std::fs::read_to_string(&cmdline).is_ok_and(|it| !it.is_empty()) {
+        assert!(Instant::now() < deadline, "the engine goes on");
         std::thread::sleep(Duration::from_millis(5)); // Nobody tells of the end of another's child.
     }
 }

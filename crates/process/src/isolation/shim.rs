@@ -91,9 +91,10 @@ impl Shim<'_> {
             // Without a report the job counts as failed, but its state is kept.
             let _ = write(report, end);
         }
-        signals.thread_unblock()?;
         if let End::Signal(signal) = end {
-            // End by the same signal, so that our parent sees the engine's status.
+            // End by the same signal, so that our parent sees the engine's status. Others stay blocked: one that
+            // arrived as the engine ended would replace that status.
+            SigSet::from(signal).thread_unblock()?;
             raise(signal)?;
         }
         std::process::exit(end.code())
