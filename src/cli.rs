@@ -35,6 +35,7 @@ mod psk;
 mod recover;
 mod remote;
 mod rows;
+mod scrape;
 mod server;
 mod signals;
 mod ssh;

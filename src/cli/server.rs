@@ -1,5 +1,7 @@
 //! `outpost server`: the control plane, with backups and restores.
 
+mod metrics;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
@@ -13,6 +15,7 @@ use super::{
     output::{self, Output},
     psk::Accepted,
     remote::EngineTrust,
+    scrape::PrometheusArgs,
     values::{self, Csv, ListenAddress},
 };
 use crate::{
@@ -134,6 +137,8 @@ struct Run {
     engine: EngineArgs,
     #[command(flatten)]
     trust: EngineTrust,
+    #[command(flatten, next_help_heading = "Metrics")]
+    prometheus: PrometheusArgs,
 }
 
 /// Coder's settings for a server's outbound connections. This server makes none; a setting that expects one is reported at start.
@@ -286,6 +291,14 @@ impl Run {
                 server.access_url()
             ));
         }
+        let config = daemon_config(directory.join("states"));
+        let pages = metrics::Scraped {
+            server: server.metrics(),
+            daemons: provisioner.is_some().then(|| config.metrics.clone()),
+        };
+        if let Some(address) = self.prometheus.listen(pages).await {
+            output::note(&format!("Metrics at http://{address}/metrics."));
+        }
         match provisioner {
             None => stop.draining().await,
             Some(found) => {
@@ -293,7 +306,6 @@ impl Run {
                 for number in 1..=self.provisioners {
                     sources.push(Arc::new(server.local_source(registration(number)).await?));
                 }
-                let config = daemon_config(directory.join("states"));
                 let summary = daemon::run(config, sources, found.provisioner, stop).await?;
                 // Engines of jobs that are left may go on without us.
                 if let Some(home) = found.home.filter(|_| summary.undelivered > 0) {

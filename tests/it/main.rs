@@ -43,6 +43,7 @@ mod provider;
 mod recordings;
 mod remote;
 mod sealed;
+mod server_metrics;
 mod shim;
 mod slots;
 mod source;

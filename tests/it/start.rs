@@ -540,7 +540,7 @@ fn a_daemon_that_waits_for_its_server_says_so_and_ends_as_coders_does() {
 }
 
 /// Asks with `method`, and returns the status and the body.
-fn http(method: &str, address: &str, path: &str) -> (u16, String) {
+pub fn http(method: &str, address: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(

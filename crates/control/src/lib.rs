@@ -24,6 +24,7 @@ mod binaries;
 pub mod config;
 pub mod data_dir;
 pub mod job_log;
+mod metrics;
 pub mod model;
 pub mod parameters;
 pub mod plane;
@@ -42,6 +43,7 @@ use outpost_files::sealed as crypt;
 
 pub use self::{
     config::{Config, ConfigError, DirectPaths, Limits, StateKey, Storage},
+    metrics::Metrics,
     plane::Registration,
     source::LocalSource,
     start::{Running, StartError, start},

@@ -49,6 +49,7 @@ use super::{
     binaries::Binaries,
     config::{DirectPaths, Limits},
     crypt::{OpenError, Sealed, Vault},
+    metrics::EndedJobs,
     model::{AuditEntry, JobRecord, Organization, User, Workspace},
     parameters::Problem,
     psk,
@@ -90,6 +91,7 @@ pub struct Plane {
     /// Access that was granted to open connections, by credential.
     granted: Shared<Proof, Access>,
     noted_uses: people::NotedUses,
+    pub(crate) ended_jobs: EndedJobs,
 }
 
 /// Reasons why a call is refused.
@@ -239,6 +241,7 @@ impl Plane {
             binaries: Binaries::default(),
             granted: Shared::default(),
             noted_uses: people::NotedUses::default(),
+            ended_jobs: EndedJobs::default(),
         }
     }
 

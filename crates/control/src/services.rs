@@ -22,6 +22,7 @@ use axum::{
     Router,
     middleware::{from_fn, from_fn_with_state},
 };
+use outpost_net::budget::Refusals;
 use outpost_wire::proto::outpost::v1::{
     control_service_server::ControlServiceServer, daemon_service_server::DaemonServiceServer,
 };
@@ -39,6 +40,7 @@ pub(super) fn routes(
     plane: &Arc<Plane>,
     config: &Config,
     data_dir: Option<Arc<DataDir>>,
+    refusals: &Refusals,
 ) -> Router {
     let limit = config.limits.message_bytes;
     let daemons = DaemonServiceServer::new(Daemons::new(plane.clone()))
@@ -57,7 +59,7 @@ pub(super) fn routes(
         .add_service(daemons)
         .add_service(control)
         .into_axum_router();
-    let shares = Shares::new(limit);
+    let shares = Shares::new(limit, refusals);
     let gate = Gate::new(plane.clone(), shares.clone());
     let grpc = grpc.route_layer(from_fn_with_state(gate, gate::admit));
     let timeout = config.limits.request_timeout;

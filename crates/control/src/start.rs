@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use jiff::Timestamp;
 use outpost_base::{secret::Secret, stop::Stop};
-use outpost_net::listener::{ListenError, Listener};
+use outpost_net::{
+    listener::{ListenError, Listener},
+    metrics::OfListener,
+};
 use outpost_process::open_files;
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, debug_span, info};
@@ -16,6 +19,7 @@ use super::{
     config::{Config, ConfigError, StateKey, Storage},
     crypt::{Key, Vault},
     data_dir::{DataDir, DataDirError},
+    metrics::Metrics,
     plane::{Credential, Plane, Registration, RequestError},
     psk, services,
     store::{
@@ -86,6 +90,7 @@ pub struct Running {
     store: Arc<dyn Store>,
     tasks: JoinSet<()>,
     stop: Stop,
+    listener: OfListener,
     /// Lock of the data directory, held until everything is closed.
     _data_dir: Option<Arc<DataDir>>,
 }
@@ -126,7 +131,9 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
     let access_url = config.access_url.clone();
     let access_url = access_url.unwrap_or_else(|| listener.url_elsewhere());
     plane.set_access_url(access_url.clone());
-    let routes = services::routes(&plane, &config, data_dir.clone());
+    let of_listener = OfListener::new(&listener);
+    let refusals = &listener.counters().overdrawn;
+    let routes = services::routes(&plane, &config, data_dir.clone(), refusals);
     let mut tasks = JoinSet::new();
     let reaper = plane.clone().run_reaper();
     tasks.spawn(reaper.instrument(debug_span!("reaper")));
@@ -142,6 +149,7 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, StartError> {
         store,
         tasks,
         stop,
+        listener: of_listener,
         _data_dir: data_dir,
     })
 }
@@ -235,6 +243,11 @@ impl Running {
             .register(&Credential::Shared, registration)
             .await?;
         Ok(LocalSource::new(self.plane.clone(), daemon))
+    }
+
+    /// Metrics of the control plane, collected with each scrape.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::new(self.plane.clone(), self.listener.clone())
     }
 
     /// Operations of the control plane, for callers in this process.

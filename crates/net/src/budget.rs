@@ -5,7 +5,7 @@ use std::{
     hash::Hash,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -33,12 +33,28 @@ pub enum Overdrawn {
     Busy,
 }
 
+/// Number of times that a budget was used up. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals(Arc<AtomicU64>);
+
+impl Refusals {
+    /// Number of refusals so far.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn note(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Budget of bytes that messages share, first come, first served. Clones are the same budget.
 #[derive(Clone, Debug)]
 pub struct Budget {
     limit: usize,
     bytes: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    refusals: Refusals,
 }
 
 /// Bytes that are reserved until this is dropped.
@@ -64,7 +80,15 @@ impl Budget {
             limit,
             bytes: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
             places: Arc::new(Semaphore::new(WAITING)),
+            refusals: Refusals::default(),
         }
+    }
+
+    /// Counts refusals with others.
+    #[must_use]
+    pub fn counted_by(mut self, refusals: &Refusals) -> Self {
+        self.refusals = refusals.clone();
+        self
     }
 
     /// Waits until `bytes` are available, and reserves them.
@@ -72,6 +96,11 @@ impl Budget {
     /// # Errors
     /// [`Overdrawn`] if waiting could not succeed, or too many messages wait.
     pub async fn reserve(&self, bytes: usize) -> Result<Reserved, Overdrawn> {
+        let reserved = self.try_reserve(bytes).await;
+        reserved.inspect_err(|_| self.refusals.note())
+    }
+
+    async fn try_reserve(&self, bytes: usize) -> Result<Reserved, Overdrawn> {
         let limit = self.limit;
         let too_large = Overdrawn::TooLarge { bytes, limit };
         let count = u32::try_from(bytes).map_err(|_| too_large)?;
@@ -113,6 +142,14 @@ impl Account {
         }
     }
 
+    /// Counts refusals with others.
+    #[must_use]
+    pub fn counted_by(mut self, refusals: &Refusals) -> Self {
+        self.small = self.small.counted_by(refusals);
+        self.large = self.large.counted_by(refusals);
+        self
+    }
+
     /// Refuses large messages while `most` of them are being received, or waiting.
     #[must_use]
     pub(crate) fn with_places(mut self, most: usize) -> Self {
@@ -133,7 +170,8 @@ impl Account {
             .clone()
             .map(Semaphore::try_acquire_owned)
             .transpose()
-            .map_err(|_| Overdrawn::Busy)?;
+            .map_err(|_| Overdrawn::Busy)
+            .inspect_err(|_| self.large.refusals.note())?;
         let mut reserved = self.large.reserve(bytes).await?;
         reserved._place = place;
         Ok(reserved)
@@ -149,23 +187,35 @@ pub struct Allowance(Arc<Allowed>);
 struct Allowed {
     limit: usize,
     taken: AtomicUsize,
+    refusals: Refusals,
 }
 
 impl Allowance {
     /// Creates an allowance of this many bytes.
     pub fn new(limit: usize) -> Self {
-        let taken = AtomicUsize::new(0);
-        Self(Arc::new(Allowed { limit, taken }))
+        Self::counted_by(limit, &Refusals::default())
+    }
+
+    /// Creates an allowance of this many bytes, whose refusals are counted with others.
+    pub fn counted_by(limit: usize, refusals: &Refusals) -> Self {
+        Self(Arc::new(Allowed {
+            limit,
+            taken: AtomicUsize::new(0),
+            refusals: refusals.clone(),
+        }))
     }
 
     /// Takes `bytes` if they are available, and returns whether they were.
     #[must_use]
     pub fn take(&self, bytes: usize) -> bool {
-        let Allowed { limit, taken } = &*self.0;
+        let Allowed {
+            limit,
+            taken,
+            refusals,
+        } = &*self.0;
         let add = |now: usize| now.checked_add(bytes).filter(|sum| sum <= limit);
-        taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
-            .is_ok()
+        let taken = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        taken.inspect_err(|_| refusals.note()).is_ok()
     }
 
     /// Returns bytes to the allowance.
@@ -281,21 +331,26 @@ mod tests {
         let account = Account::new(SMALL, 1 << 20).with_places(1);
         let large = account.reserve(SMALL + 1).await.unwrap();
 
+        let refusals = Refusals::default();
+        let account = account.counted_by(&refusals);
         let second = account.reserve(SMALL + 1).await;
         assert_eq!(second.unwrap_err(), Overdrawn::Busy);
         assert!(account.reserve(1).await.is_ok());
+        assert_eq!(refusals.count(), 1);
         drop(large);
         assert!(account.reserve(SMALL + 1).await.is_ok());
     }
 
     #[test]
     fn an_allowance_is_what_was_not_given_back() {
-        let allowance = Allowance::new(10);
+        let refusals = Refusals::default();
+        let allowance = Allowance::counted_by(10, &refusals);
         assert!(allowance.take(7) && !allowance.take(4) && allowance.take(3));
 
         allowance.give(4);
         assert_eq!(allowance.taken(), 6);
         assert!(!allowance.take(usize::MAX) && allowance.take(4));
+        assert_eq!(refusals.count(), 2);
     }
 
     #[test]

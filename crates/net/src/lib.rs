@@ -16,6 +16,7 @@ pub mod certificate;
 pub mod headers;
 pub mod http;
 pub mod listener;
+pub mod metrics;
 pub mod network;
 pub mod proxy;
 pub mod tls;

@@ -42,7 +42,7 @@ use self::{
 };
 use crate::{
     back_off::Complaints,
-    budget::Account,
+    budget::{Account, Refusals},
     certificate,
     network::{self, Network},
 };
@@ -179,6 +179,12 @@ pub struct Listener {
 pub struct ConnectionCounters {
     /// Number of open connections.
     pub open: AtomicUsize,
+    /// Number of open connections on which somebody has authenticated, or whose peer is a trusted proxy.
+    pub authenticated: AtomicUsize,
+    /// Number of responses and upgraded connections that ended because their credential did.
+    pub revoked: AtomicU64,
+    /// Number of times that a budget was used up.
+    pub overdrawn: Refusals,
     /// Number of connections that found no place and were closed.
     pub refused: AtomicU64,
     /// Number of connections that had to end for another one.
@@ -304,8 +310,8 @@ impl Listener {
             };
             let is_proxy = self.proxies.iter().any(|proxy| proxy.contains(peer.ip()));
             // A proxy's requests name their clients, and the proxy limits its own connections.
-            let activity =
-                ConnectionActivity::new(is_proxy, tokio::time::Instant::now().into_std());
+            let now = tokio::time::Instant::now().into_std();
+            let activity = ConnectionActivity::new(self.counters.clone(), is_proxy, now);
             let sender = network::sender(peer.ip());
             let (id, ended) = match places.enter(sender, activity.clone(), is_proxy) {
                 Entry::In { id, ended } => (id, ended),

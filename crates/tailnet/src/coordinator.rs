@@ -119,6 +119,13 @@ impl Core {
         (self.peers.len(), self.to.len(), self.from.len())
     }
 
+    /// Numbers of agents and of clients that are connected.
+    pub fn counts(&self) -> (usize, usize) {
+        let is_agent = |peer: &&Peer| matches!(peer.auth, Auth::Agent(_));
+        let agents = self.peers.values().filter(is_agent).count();
+        (agents, self.peers.len() - agents)
+    }
+
     /// Adds a peer. It replaces any former connection with its id.
     pub fn connect(&mut self, id: Uuid, auth: Auth) -> Connection {
         self.last_connection += 1;

@@ -4,9 +4,10 @@
 
 pub mod client;
 mod connection;
+mod counts;
 pub mod frame;
 mod guests;
 mod rates;
 pub mod server;
 
-pub use self::{guests::Expected, rates::Limits};
+pub use self::{counts::Counts, guests::Expected, rates::Limits};

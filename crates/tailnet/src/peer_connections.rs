@@ -92,6 +92,11 @@ impl Coordinator {
         state.settle();
     }
 
+    /// Numbers of agents and of clients that are connected.
+    pub fn counts(&self) -> (usize, usize) {
+        self.lock().core.counts()
+    }
+
     /// Returns the newest node update of a peer.
     pub fn node(&self, id: Uuid) -> Option<Arc<Node>> {
         self.lock().core.node(id)

@@ -8,6 +8,7 @@ use crate::{
     cli::{
         engine::{CoderProvider, EngineArgs},
         remote::Revoked,
+        scrape::PrometheusArgs,
         values::{self, Csv, Ignored, ListenAddress},
     },
     daemon::{Concurrency, metrics::Labels},
@@ -254,17 +255,8 @@ pub(in crate::cli) struct LogArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Metrics and health")]
 pub(in crate::cli) struct MetricsArgs {
-    /// Serve metrics for Prometheus
-    #[arg(long, env = "CODER_PROMETHEUS_ENABLE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = values::boolean)]
-    pub(in crate::cli) prometheus_enable: bool,
-    /// Address for metrics, under any path, and for /livez, /readyz and /status
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        env = "CODER_PROMETHEUS_ADDRESS",
-        default_value = "127.0.0.1:2112"
-    )]
-    pub(in crate::cli) prometheus_address: ListenAddress,
+    #[command(flatten)]
+    pub(in crate::cli) prometheus: PrometheusArgs,
     /// Address for /livez, /readyz, /status and /metrics, even if Prometheus is not enabled
     #[arg(long, value_name = "ADDRESS", env = "OUTPOST_HEALTH_ADDRESS")]
     pub(in crate::cli) health_address: Option<ListenAddress>,

@@ -1,7 +1,7 @@
 //! Health and status of a daemon, and whether it can take jobs: over HTTP, beside the metrics.
 
 mod disk;
-mod server;
+mod pages;
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 pub(in crate::cli) use self::disk::free_bytes;
-pub(super) use self::server::{Listener, serve};
+pub(super) use self::pages::HealthPages;
 use crate::{
     cli::isolation::Report,
     daemon::metrics::{Metrics, Snapshot},

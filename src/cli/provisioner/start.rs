@@ -8,14 +8,15 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tracing::{error, info, warn};
+use tokio::net::TcpListener;
+use tracing::{info, warn};
 use url::Url;
 
 use super::{
     args::{MetricsArgs, ServerArgs, ServerKind, Start},
     connect, contact,
     credential::{self, Given, Kind},
-    health::{self, Health, Listener, SESSIONS},
+    health::{Health, HealthPages, SESSIONS},
     sources::{self, Target},
     systemd::Systemd,
 };
@@ -24,6 +25,7 @@ use crate::{
         engine::own_dir,
         exit::{Hint as _, JobsLeftRunning, UsageError},
         isolation::Guarded,
+        scrape,
         server::daemon_config,
         values::Csv,
     },
@@ -148,30 +150,21 @@ pub(super) async fn exec(args: Start, stop: Stop) -> anyhow::Result<()> {
     }
 }
 
-/// Opens the ports for metrics and health. As with Coder's daemon, a metrics port that cannot be opened is no reason
-/// to end; a health port is.
+/// Opens the ports for metrics and health. One for health that cannot be opened is a reason to end.
 async fn listen(args: &MetricsArgs, health: Arc<Health>) -> anyhow::Result<()> {
-    if args.prometheus_enable {
-        match Listener::bind(&args.prometheus_address, true).await {
-            Ok(listener) => {
-                let address = listener.address()?.to_string();
-                info!(address, "starting Prometheus endpoint");
-                // Detached: answers until the process ends.
-                tokio::spawn(health::serve(listener, Arc::clone(&health)));
-            }
-            Err(error) => {
-                let address = args.prometheus_address.to_string();
-                error!(%error, address, "failed to listen for Prometheus");
-            }
-        }
-    }
+    let pages = |is_for_prometheus| HealthPages {
+        health: Arc::clone(&health),
+        is_for_prometheus,
+    };
+    args.prometheus.listen(pages(true)).await;
     if let Some(address) = &args.health_address {
         let failed = || format!("failed to listen at `{address}`");
-        let listener = Listener::bind(address, false).await.with_context(failed)?;
-        let address = listener.address()?.to_string();
+        let socket = TcpListener::bind((address.host.as_str(), address.port));
+        let socket = socket.await.with_context(failed)?;
+        let address = socket.local_addr()?.to_string();
         info!(address, "starting health endpoint");
         // Detached: answers until the process ends.
-        tokio::spawn(health::serve(listener, health));
+        tokio::spawn(scrape::serve(socket, Arc::new(pages(false))));
     }
     Ok(())
 }

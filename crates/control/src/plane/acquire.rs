@@ -8,9 +8,9 @@ use tracing::{Instrument as _, debug_span, info, warn};
 
 use super::{Plane, RequestError, daemons::NOT_REGISTERED};
 use crate::{
-    model::{Daemon, EndedBy, JobRecord},
+    model::{Daemon, EndedBy, JobRecord, JobStatus},
     queue,
-    store::{Effect, End},
+    store::{Effect, End, Ended},
 };
 
 impl Plane {
@@ -138,7 +138,9 @@ impl Plane {
             silent_since: None,
             now: self.now(),
         };
-        self.store.end_job(end).await?;
+        if self.store.end_job(end).await? == Ended::Now {
+            self.ended_jobs.count(JobStatus::Failed);
+        }
         self.job_moved();
         Ok(())
     }

@@ -272,6 +272,12 @@ impl Plane {
         silence.is_some_and(|silence| silence >= self.limits.offline)
     }
 
+    /// Number of daemons that count as connected.
+    pub(crate) fn connected_daemons(&self) -> usize {
+        let now = self.uptime();
+        self.presence.count_within(self.limits.offline, &now)
+    }
+
     /// Records a sign of life of a daemon.
     pub(super) async fn touch(&self, id: DaemonId) -> Result<(), RequestError> {
         self.presence.hear(id, self.uptime());

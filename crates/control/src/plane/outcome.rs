@@ -22,8 +22,8 @@ use super::{
 use crate::{
     binaries::Binaries,
     model::{
-        AgentId, BuildId, BuildOutput, Daemon, EndedBy, FileKind, ImportOutput, JobRecord, Task,
-        VersionId,
+        AgentId, BuildId, BuildOutput, Daemon, EndedBy, FileKind, ImportOutput, JobRecord,
+        JobStatus, Task, VersionId,
     },
     store::{Effect, End, Ended, LateState, NewAgent, NewState, StateChange},
     tokens::Hashed,
@@ -226,9 +226,15 @@ impl Plane {
         state: Option<(BuildId, NewState)>,
     ) -> Result<(), RequestError> {
         let error = end.error.clone();
+        let result = match (job.canceled_at, error.is_empty()) {
+            (Some(_), _) => JobStatus::Cancelled,
+            (None, true) => JobStatus::Succeeded,
+            (None, false) => JobStatus::Failed,
+        };
         match self.store.end_job(end).await? {
             Ended::Now | Ended::Alive => {
                 info!(job_id = %job.id, daemon = daemon.name, error, "job ended");
+                self.ended_jobs.count(result);
                 self.job_moved();
                 Ok(())
             }

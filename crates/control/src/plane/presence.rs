@@ -37,6 +37,12 @@ impl Presence {
         now.since(self.lock().get(&id)?)
     }
 
+    /// Number of daemons that were heard from within `limit`.
+    pub(super) fn count_within(&self, limit: Duration, now: &Uptime) -> usize {
+        let is_recent = |at: &&Uptime| now.since(at).is_some_and(|silence| silence < limit);
+        self.lock().values().filter(is_recent).count()
+    }
+
     /// Returns the daemons that were heard from within `limit`; all others are forgotten.
     pub(super) fn keep_within(&self, limit: Duration, now: &Uptime) -> Vec<DaemonId> {
         let mut heard = self.lock();

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::{Plane, RequestError};
 use crate::{
     config::Limits,
-    model::{EndedBy, JobRecord},
+    model::{EndedBy, JobRecord, JobStatus},
     queue::{self, Loss},
     store::{Effect, End, Ended},
 };
@@ -38,7 +38,7 @@ impl Plane {
             }
             self.revoke_expired();
             self.refresh_psks();
-            let before = std::mem::replace(&mut slowed, self.relay().slowed());
+            let before = std::mem::replace(&mut slowed, self.relay().counts().slowed);
             if slowed - before > SLOWED {
                 let seconds = (slowed - before).as_secs();
                 warn!(
@@ -146,6 +146,7 @@ impl Plane {
         let ended = self.store.end_job(end).await? == Ended::Now;
         if ended {
             warn!(job_id = %job.id, worker = job.worker_name, ?loss, "ended a lost job");
+            self.ended_jobs.count(JobStatus::Failed);
             self.job_moved();
         }
         Ok(ended)

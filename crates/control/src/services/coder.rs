@@ -79,7 +79,7 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config, shares: Shares) -> Rou
     let coder = Coder {
         plane: plane.clone(),
         shares: shares.clone(),
-        uploads: files::Uploads::default(),
+        uploads: files::Uploads::new(shares.refusals()),
     };
     let rates = Arc::new(Mutex::new(Rates::default()));
     let routes = Router::new()

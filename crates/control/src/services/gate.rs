@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use outpost_net::{
-    budget::{Account, Allowance, Shared},
+    budget::{Account, Allowance, Refusals, Shared},
     listener::{Budgets, Held},
     websocket::UnfinishedLimit,
 };
@@ -133,6 +133,7 @@ impl Share {
 #[derive(Clone, Debug)]
 pub(super) struct Shares {
     by_sender: Arc<Shared<Sender, Share>>,
+    refusals: Refusals,
     all: Arc<Account>,
     unfinished: UnfinishedLimit,
     at_relay: UnfinishedLimit,
@@ -143,10 +144,12 @@ pub(super) struct Shares {
 impl Shares {
     /// Sizes the budgets: the largest message has `message_bytes`; one sender may have one of them, and all together
     /// two.
-    pub(super) fn new(message_bytes: usize) -> Self {
+    pub(super) fn new(message_bytes: usize, refusals: &Refusals) -> Self {
+        let all = Account::new(64 << 20, message_bytes.saturating_mul(2));
         Self {
+            refusals: refusals.clone(),
             by_sender: Arc::default(),
-            all: Arc::new(Account::new(64 << 20, message_bytes.saturating_mul(2))),
+            all: Arc::new(all.counted_by(refusals)),
             unfinished: UnfinishedLimit::new(UNFINISHED),
             at_relay: UnfinishedLimit::new(UNFINISHED_AT_RELAY),
             of_strangers: UnfinishedLimit::new(UNFINISHED_OF_STRANGERS),
@@ -163,11 +166,20 @@ impl Shares {
         [own.clone(), self.unfinished.clone()]
     }
 
+    /// Counter of what the budgets refuse.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
     pub(super) fn of(&self, sender: Sender) -> Arc<Share> {
+        let account = |large| {
+            let account = Account::new(SMALL_OF_SENDER, large);
+            Arc::new(account.counted_by(&self.refusals))
+        };
         self.by_sender.of(sender, || Share {
-            messages: Arc::new(Account::new(SMALL_OF_SENDER, self.message_bytes)),
-            packets: Arc::new(Account::new(SMALL_OF_SENDER, PACKETS_OF_SENDER)),
-            unread: Allowance::new(UNREAD_OF_SENDER),
+            messages: account(self.message_bytes),
+            packets: account(PACKETS_OF_SENDER),
+            unread: Allowance::counted_by(UNREAD_OF_SENDER, &self.refusals),
             unfinished: [
                 UnfinishedLimit::new(UNFINISHED_OF_SENDER),
                 self.unfinished.clone(),
@@ -308,7 +320,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn responses_that_nobody_reads_count_for_later_calls_of_the_same_person() {
-        let shares = Shares::new(1 << 20);
+        let shares = Shares::new(1 << 20, &Refusals::default());
         let person = Sender::Person(UserId::random());
         let mut unread = Vec::new();
         for _ in 0..16 {

@@ -5,23 +5,24 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use jiff::Timestamp;
-use outpost_net::listener::{CertificateEnd, ConnectionCounters, Listener};
+use outpost_net::{
+    listener::Listener,
+    metrics::{self, OfListener, gauge},
+};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{
         counter::{ConstCounter, Counter},
         family::Family,
-        gauge::{ConstGauge, Gauge},
+        gauge::Gauge,
     },
     registry::Registry,
 };
 
 use crate::sync::Counts;
 
-/// Value of `Content-Type` for the text.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) use outpost_net::metrics::CONTENT_TYPE;
 
 /// Kind and status of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,63 +39,17 @@ pub(super) struct Metrics {
     damaged: Counter,
     missing: Gauge,
     generation: Gauge<i64>,
-    listener: Arc<OnceLock<Watched>>,
+    listener: Arc<OnceLock<OfListener>>,
 }
 
-/// The listener through which the server is reached.
-struct Watched {
-    counters: Arc<ConnectionCounters>,
-    certificate: CertificateEnd,
-}
-
-/// Metrics of a listener, collected with each scrape.
+/// The listener through which the server is reached, once there is one.
 #[derive(Debug)]
-struct OfListener(Arc<OnceLock<Watched>>);
+struct Watched(Arc<OnceLock<OfListener>>);
 
-impl std::fmt::Debug for Watched {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.counters.fmt(f)
-    }
-}
-
-impl Collector for OfListener {
+impl Collector for Watched {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(Watched {
-            counters,
-            certificate,
-        }) = self.0.get()
-        else {
-            return Ok(());
-        };
-        let open = i64::try_from(counters.open.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
-        let mut gauge = |name: &str, help: &str, value: &dyn EncodeMetric| {
-            let of_one = encoder.encode_descriptor(name, help, None, value.metric_type())?;
-            value.encode(of_one)
-        };
-        gauge(
-            "connections",
-            "Connections that are open.",
-            &ConstGauge::new(open),
-        )?;
-        gauge(
-            "refused_connections",
-            "Connections that were closed because a limit was reached.",
-            &ConstCounter::new(counters.refused.load(Ordering::Relaxed)),
-        )?;
-        gauge(
-            "displaced_connections",
-            "Idle connections that were closed to make room for others.",
-            &ConstCounter::new(counters.displaced.load(Ordering::Relaxed)),
-        )?;
-        if let Some(ends) = certificate.at() {
-            let left = ends.duration_since(Timestamp::now()).as_secs_f64() / SECONDS_PER_DAY;
-            gauge(
-                "certificate_days_left",
-                "Days until the TLS certificate expires; negative once it has.",
-                &ConstGauge::new(left),
-            )?;
-        }
-        Ok(())
+        let listener = self.0.get();
+        listener.map_or(Ok(()), |it| it.encode(&mut encoder))
     }
 }
 
@@ -109,10 +64,8 @@ impl Collector for OfUpstream {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (counts, max_bytes) = &self.0;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let gauge = |bytes: u64| ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
         let mut add = |name: &str, help: &str, value: &dyn EncodeMetric| {
-            let of_one = encoder.encode_descriptor(name, help, None, value.metric_type())?;
-            value.encode(of_one)
+            metrics::add(&mut encoder, name, help, value)
         };
         let help = "Bytes of packages and modules that were pulled from registries and are there.";
         add("pulled_bytes", help, &gauge(read(&counts.bytes)))?;
@@ -135,8 +88,6 @@ impl Collector for OfUpstream {
     }
 }
 
-const SECONDS_PER_DAY: f64 = 24.0 * 60.0 * 60.0;
-
 impl Metrics {
     /// Returns metrics; `pulled` are those of an upstream.
     pub(super) fn new(pulled: Option<Pulled>) -> Self {
@@ -158,7 +109,7 @@ impl Metrics {
         let help = "The generation that is served, 0 for none.";
         registry.register("generation", help, generation.clone());
         let listener = Arc::new(OnceLock::new());
-        registry.register_collector(Box::new(OfListener(listener.clone())));
+        registry.register_collector(Box::new(Watched(listener.clone())));
         if let Some(pulled) = pulled {
             registry.register_collector(Box::new(OfUpstream(pulled)));
         }
@@ -175,11 +126,7 @@ impl Metrics {
 
     /// Adds the metrics of this listener; only the first one is used.
     pub(super) fn watch(&self, listener: &Listener) {
-        let watched = Watched {
-            counters: listener.counters(),
-            certificate: listener.certificate_end(),
-        };
-        let _ = self.listener.set(watched);
+        let _ = self.listener.set(OfListener::new(listener));
     }
 
     /// Counts an answer to a request for `path`.
@@ -198,10 +145,7 @@ impl Metrics {
         self.missing.set(i64::try_from(missing).unwrap_or(i64::MAX));
         self.generation
             .set(i64::try_from(generation).unwrap_or(i64::MAX));
-        let mut text = String::new();
-        // A write to a string does not fail.
-        let _ = text::encode(&mut text, &self.registry);
-        text
+        metrics::text(&self.registry)
     }
 }
 

@@ -121,7 +121,9 @@ impl Connection {
         let parts = parts.filter(|_| protocol == Protocol::Http1);
         let [small, large] = self.limits.message_bytes;
         let budgets = Budgets(Arc::new(
-            Account::new(small, large).with_places(LARGE_MESSAGES),
+            Account::new(small, large)
+                .with_places(LARGE_MESSAGES)
+                .counted_by(&self.activity.refusals()),
         ));
         let service = service_fn(move |mut request: Request<Incoming>| {
             let client = client_behind(self.peer, request.headers(), &self.proxies);

@@ -16,7 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Limits;
+use super::{ConnectionCounters, Limits};
+use crate::budget::Refusals;
 
 /// Longest wait for an unauthenticated connection without a request.
 pub(super) const UNAUTHENTICATED: Duration = Duration::from_secs(30);
@@ -24,6 +25,7 @@ pub(super) const UNAUTHENTICATED: Duration = Duration::from_secs(30);
 /// Tracks the authentication and the requests of one connection.
 #[derive(Debug)]
 pub(super) struct ConnectionActivity {
+    counters: Arc<ConnectionCounters>,
     is_authenticated: AtomicBool,
     requests: AtomicUsize,
     /// Time since which there is no request.
@@ -31,17 +33,38 @@ pub(super) struct ConnectionActivity {
 }
 
 impl ConnectionActivity {
-    pub(super) fn new(is_authenticated: bool, now: Instant) -> Arc<Self> {
-        Arc::new(Self {
-            is_authenticated: AtomicBool::new(is_authenticated),
+    pub(super) fn new(
+        counters: Arc<ConnectionCounters>,
+        is_authenticated: bool,
+        now: Instant,
+    ) -> Arc<Self> {
+        let activity = Arc::new(Self {
+            counters,
+            is_authenticated: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             quiet_since: Mutex::new(now),
-        })
+        });
+        if is_authenticated {
+            activity.mark_authenticated();
+        }
+        activity
     }
 
     /// Records that a request on the connection has authenticated.
     pub(super) fn mark_authenticated(&self) {
-        self.is_authenticated.store(true, Ordering::Relaxed);
+        if !self.is_authenticated.swap(true, Ordering::Relaxed) {
+            self.counters.authenticated.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counter of refusals by budgets of the connection.
+    pub(super) fn refusals(&self) -> Refusals {
+        self.counters.overdrawn.clone()
+    }
+
+    /// Records that a response, or what the connection became, is cut off because its credential ended.
+    pub(super) fn note_revocation(&self) {
+        self.counters.revoked.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn begin(&self) {
@@ -71,6 +94,14 @@ impl ConnectionActivity {
     pub(super) fn ends_at(&self) -> Option<Instant> {
         let is_waited_for = self.is_unauthenticated() && self.is_idle();
         is_waited_for.then(|| *self.quiet_since() + UNAUTHENTICATED)
+    }
+}
+
+impl Drop for ConnectionActivity {
+    fn drop(&mut self) {
+        if !self.is_unauthenticated() {
+            self.counters.authenticated.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -218,12 +249,12 @@ impl Places {
 mod tests {
     use super::*;
 
-    struct ConnectionCounters {
+    struct Arrivals {
         places: Places,
         now: Instant,
     }
 
-    impl ConnectionCounters {
+    impl Arrivals {
         fn new(connections: usize, connections_per_peer: usize, unauthenticated: usize) -> Self {
             let limits = Limits {
                 connections,
@@ -240,7 +271,7 @@ mod tests {
         /// Lets a connection come from the address with this last byte, a second after the previous one.
         fn comes(&mut self, from: u8) -> (Arc<ConnectionActivity>, Entry) {
             self.now += Duration::from_secs(1);
-            let activity = ConnectionActivity::new(false, self.now);
+            let activity = ConnectionActivity::new(Arc::default(), false, self.now);
             let sender = IpAddr::from([10, 0, 0, from]);
             let entry = self.places.enter(sender, activity.clone(), false);
             (activity, entry)
@@ -263,61 +294,61 @@ mod tests {
 
     #[test]
     fn a_flood_of_unauthenticated_connections_ends_its_own_first_and_authenticated_ones_never() {
-        let mut counters = ConnectionCounters::new(100, 100, 4);
-        let (known, first) = counters.comes(1);
+        let mut arrivals = Arrivals::new(100, 100, 4);
+        let (known, first) = arrivals.comes(1);
         known.mark_authenticated();
-        let (_, guest) = counters.comes(2);
-        let flood: Vec<_> = (0..3).map(|_| entered(&counters.comes(3).1)).collect();
+        let (_, guest) = arrivals.comes(2);
+        let flood: Vec<_> = (0..3).map(|_| entered(&arrivals.comes(3).1)).collect();
 
-        assert_eq!(ended(counters.comes(3).1), [flood[0]]);
-        assert_eq!(ended(counters.comes(4).1), [flood[1]]);
-        assert!(counters.places.held.contains_key(&entered(&first)));
-        assert!(counters.places.held.contains_key(&entered(&guest)));
+        assert_eq!(ended(arrivals.comes(3).1), [flood[0]]);
+        assert_eq!(ended(arrivals.comes(4).1), [flood[1]]);
+        assert!(arrivals.places.held.contains_key(&entered(&first)));
+        assert!(arrivals.places.held.contains_key(&entered(&guest)));
     }
 
     #[test]
     fn when_all_slots_are_taken_unauthenticated_connections_are_evicted_first_then_idle_ones() {
-        let mut counters = ConnectionCounters::new(3, 100, 3);
-        let (busy, _) = counters.comes(1);
+        let mut arrivals = Arrivals::new(3, 100, 3);
+        let (busy, _) = arrivals.comes(1);
         busy.mark_authenticated();
         busy.begin();
-        let (idle, idle_entry) = counters.comes(1);
+        let (idle, idle_entry) = arrivals.comes(1);
         idle.mark_authenticated();
-        let (_, unauthenticated) = counters.comes(2);
+        let (_, unauthenticated) = arrivals.comes(2);
 
-        let (newcomer, entry) = counters.comes(4);
+        let (newcomer, entry) = arrivals.comes(4);
         assert_eq!(ended(entry), [entered(&unauthenticated)]);
         newcomer.mark_authenticated();
         newcomer.begin();
-        let (last, entry) = counters.comes(5);
+        let (last, entry) = arrivals.comes(5);
         assert_eq!(ended(entry), [entered(&idle_entry)]);
         last.mark_authenticated();
         last.begin();
-        assert_eq!(counters.comes(6).1, Entry::Full(Limit::All));
-        busy.end(counters.now);
-        assert!(matches!(counters.comes(6).1, Entry::In { .. }));
+        assert_eq!(arrivals.comes(6).1, Entry::Full(Limit::All));
+        busy.end(arrivals.now);
+        assert!(matches!(arrivals.comes(6).1, Entry::In { .. }));
     }
 
     #[test]
     fn one_address_has_so_many_places_and_a_proxy_as_many_as_there_are() {
-        let mut counters = ConnectionCounters::new(100, 2, 100);
-        let (first, entry) = counters.comes(1);
-        let (second, _) = counters.comes(1);
-        assert_eq!(ended(counters.comes(1).1), [entered(&entry)]);
+        let mut arrivals = Arrivals::new(100, 2, 100);
+        let (first, entry) = arrivals.comes(1);
+        let (second, _) = arrivals.comes(1);
+        assert_eq!(ended(arrivals.comes(1).1), [entered(&entry)]);
         for activity in [first, second] {
             activity.mark_authenticated();
             activity.begin();
         }
-        let (third, _) = counters.comes(1);
+        let (third, _) = arrivals.comes(1);
         third.mark_authenticated();
         third.begin();
-        assert_eq!(counters.comes(1).1, Entry::Full(Limit::Sender));
-        assert!(matches!(counters.comes(2).1, Entry::In { .. }));
+        assert_eq!(arrivals.comes(1).1, Entry::Full(Limit::Sender));
+        assert!(matches!(arrivals.comes(2).1, Entry::In { .. }));
 
         let proxy = IpAddr::from([10, 0, 0, 1]);
         for _ in 0..10 {
-            let activity = ConnectionActivity::new(true, counters.now);
-            let entry = counters.places.enter(proxy, activity, true);
+            let activity = ConnectionActivity::new(Arc::default(), true, arrivals.now);
+            let entry = arrivals.places.enter(proxy, activity, true);
             assert!(matches!(entry, Entry::In { .. }));
         }
     }
@@ -325,7 +356,7 @@ mod tests {
     #[test]
     fn an_idle_unauthenticated_connection_ends_in_time_and_others_do_not() {
         let now = Instant::now();
-        let activity = ConnectionActivity::new(false, now);
+        let activity = ConnectionActivity::new(Arc::default(), false, now);
         assert_eq!(activity.ends_at(), Some(now + UNAUTHENTICATED));
 
         activity.begin();
@@ -334,5 +365,21 @@ mod tests {
         assert_eq!(activity.ends_at(), Some(now + UNAUTHENTICATED * 2));
         activity.mark_authenticated();
         assert_eq!(activity.ends_at(), None);
+    }
+
+    #[test]
+    fn a_connection_counts_as_authenticated_once_and_until_it_ends() {
+        let counters = Arc::new(ConnectionCounters::default());
+        let count = || counters.authenticated.load(Ordering::Relaxed);
+        let now = Instant::now();
+        let guest = ConnectionActivity::new(counters.clone(), false, now);
+        let proxy = ConnectionActivity::new(counters.clone(), true, now);
+        assert_eq!(count(), 1);
+
+        guest.mark_authenticated();
+        guest.mark_authenticated();
+        assert_eq!(count(), 2);
+        drop((guest, proxy));
+        assert_eq!(count(), 0);
     }
 }

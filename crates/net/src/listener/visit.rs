@@ -41,6 +41,13 @@ impl Visit {
             None => std::future::pending().await,
         }
     }
+
+    /// Returns the error with which a response ends whose access has ended.
+    fn break_off(&self) -> BoxError {
+        self.activity.note_revocation();
+        let why = "credential that the request came with was revoked or has expired";
+        io::Error::new(io::ErrorKind::PermissionDenied, why).into()
+    }
 }
 
 /// Records that the caller answered in this task has authenticated, so that the connection no longer counts as
@@ -77,7 +84,10 @@ pub(super) fn become_part(work: impl Future<Output = ()> + Send + 'static) -> Wo
         let _request = InProgress::begin(visit.activity.clone());
         tokio::select! {
             () = VISIT.scope(visit.clone(), work) => {}
-            () = visit.revoked() => debug!("closing a connection whose credential was revoked or has expired"),
+            () = visit.revoked() => {
+                visit.activity.note_revocation();
+                debug!("closing a connection whose credential was revoked or has expired");
+            }
         }
     })
 }
@@ -132,7 +142,7 @@ impl hyper::body::Body for Answer {
             return Pin::new(&mut self.body).poll_frame(context);
         };
         if access.is_revoked() && !self.is_of_revocation {
-            return Poll::Ready(Some(Err(broken_off())));
+            return Poll::Ready(Some(Err(self.visit.break_off())));
         }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             return Poll::Ready(frame);
@@ -142,7 +152,7 @@ impl hyper::body::Body for Answer {
             .revoked
             .get_or_insert_with(|| Box::pin(async move { visit.revoked().await }));
         ready!(revoked.as_mut().poll(context));
-        Poll::Ready(Some(Err(broken_off())))
+        Poll::Ready(Some(Err(self.visit.break_off())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -152,11 +162,6 @@ impl hyper::body::Body for Answer {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-fn broken_off() -> BoxError {
-    let why = "credential that the request came with was revoked or has expired";
-    io::Error::new(io::ErrorKind::PermissionDenied, why).into()
 }
 
 /// Body that holds a value until it has been sent.
@@ -195,15 +200,21 @@ impl<T: Unpin> hyper::body::Body for Held<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::{sync::atomic::Ordering, time::Instant};
 
     use axum::body::BodyDataStream;
     use futures::{StreamExt as _, stream};
 
     use super::*;
+    use crate::listener::ConnectionCounters;
 
     /// Returns the response to a request with this access.
-    async fn answer_with(access: &Arc<Access>, body: Body, ends_access: bool) -> BodyDataStream {
+    async fn answer_with(
+        counters: &Arc<ConnectionCounters>,
+        access: &Arc<Access>,
+        body: Body,
+        ends_access: bool,
+    ) -> BodyDataStream {
         let answering = async {
             mark_authenticated(Some(access));
             if ends_access {
@@ -211,7 +222,7 @@ mod tests {
             }
             Ok::<_, io::Error>(Response::new(body))
         };
-        let activity = ConnectionActivity::new(false, Instant::now());
+        let activity = ConnectionActivity::new(counters.clone(), false, Instant::now());
         let answer = answer(activity, answering).await.unwrap();
         answer.into_body().into_data_stream()
     }
@@ -220,19 +231,24 @@ mod tests {
     async fn an_answer_that_never_waits_breaks_off_when_its_access_is_revoked() {
         let endless = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(b"x")));
         let access = Arc::new(Access::default());
-        let mut frames = answer_with(&access, Body::from_stream(endless), false).await;
+        let counters = Arc::default();
+        let body = Body::from_stream(endless);
+        let mut frames = answer_with(&counters, &access, body, false).await;
 
         assert!(frames.next().await.unwrap().is_ok());
         access.revoke();
         assert!(frames.next().await.unwrap().is_err());
+        assert_eq!(counters.revoked.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
     async fn the_answer_to_a_request_that_ends_its_own_access_is_sent() {
         let access = Arc::new(Access::default());
-        let mut frames = answer_with(&access, Body::from("a new token"), true).await;
+        let (counters, body) = (Arc::default(), Body::from("a new token"));
+        let mut frames = answer_with(&counters, &access, body, true).await;
 
         assert_eq!(frames.next().await.unwrap().unwrap(), "a new token");
         assert!(frames.next().await.is_none());
+        assert_eq!(counters.revoked.load(Ordering::Relaxed), 0);
     }
 }

@@ -14,7 +14,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +30,7 @@ use tokio::{
 
 use super::{
     connection::{Reader, invalid, write},
+    counts::{Counters, Counts, add},
     frame::{self, Frame, Gone},
     guests::{Expected, Guests},
     rates::{Limits, Pace, Rates},
@@ -74,8 +75,7 @@ struct Shared {
     /// Keys that the relay serves; `None` for any key.
     guests: Option<Guests>,
     rates: Rates,
-    /// Milliseconds for which clients were not read because they had sent too much.
-    slowed_ms: AtomicU64,
+    counters: Arc<Counters>,
 }
 
 struct Clients {
@@ -84,6 +84,7 @@ struct Clients {
     /// Clients by key. The last one of a key receives its packets.
     by_key: HashMap<Key, Vec<Client>>,
     next_id: u64,
+    counters: Arc<Counters>,
 }
 
 impl Default for Clients {
@@ -92,6 +93,7 @@ impl Default for Clients {
             waiting: Allowance::new(QUEUES_BYTES),
             by_key: HashMap::new(),
             next_id: 0,
+            counters: Arc::default(),
         }
     }
 }
@@ -106,6 +108,7 @@ struct Client {
 struct Queue {
     /// Budget that it shares with the queues of all clients.
     all: Allowance,
+    counters: Arc<Counters>,
     waiting: Mutex<Waiting>,
     more: Notify,
     /// Set if its client must be disconnected.
@@ -138,7 +141,9 @@ struct Share {
 }
 
 impl Packets {
-    fn push(&mut self, from: Key, packet: Bytes) {
+    /// Adds a packet, and returns how many were dropped for it.
+    fn push(&mut self, from: Key, packet: Bytes) -> usize {
+        let mut dropped = 0;
         let of = self.of.entry(from).or_insert_with(|| {
             self.turns.push_back(from);
             let bytes = std::mem::take(&mut self.spare);
@@ -156,10 +161,12 @@ impl Packets {
                 false => of.bytes.len(),
             };
             let Some(who) = self.of.iter().max_by_key(most).map(|(key, _)| *key) else {
-                return;
+                break;
             };
             self.shift(who, None);
+            dropped += 1;
         }
+        dropped
     }
 
     /// Moves one batch of frames to the end of `out`.
@@ -203,9 +210,10 @@ impl Packets {
 }
 
 impl Queue {
-    fn new(all: Allowance) -> Self {
+    fn new(all: Allowance, counters: Arc<Counters>) -> Self {
         Self {
             all,
+            counters,
             waiting: Mutex::default(),
             more: Notify::new(),
             is_over: AtomicBool::new(false),
@@ -233,14 +241,15 @@ impl Queue {
     fn packet(&self, from: Key, packet: Bytes) {
         let longest = packet.len() + frame::RECEIVE_OVERHEAD;
         if !self.all.take(longest) {
-            return;
+            return add(&self.counters.dropped_packets, 1);
         }
         let mut waiting = self.lock();
         let before = waiting.bytes();
-        match disco::sender(&packet) {
+        let dropped = match disco::sender(&packet) {
             Some(_) => waiting.disco.push(from, packet),
             None => waiting.data.push(from, packet),
-        }
+        };
+        add(&self.counters.dropped_packets, dropped);
         // Other packets may have been dropped for this one.
         self.all
             .give((before + longest).saturating_sub(waiting.bytes()));
@@ -289,7 +298,7 @@ impl Clients {
             all.remove(0).queue.end();
         }
         self.next_id += 1;
-        let queue = Arc::new(Queue::new(self.waiting.clone()));
+        let queue = Arc::new(Queue::new(self.waiting.clone(), self.counters.clone()));
         let id = self.next_id;
         all.push(Client {
             id,
@@ -391,13 +400,13 @@ impl Relay {
     }
 
     fn serving(private: Private, guests: Option<Guests>, limits: Limits) -> Self {
-        let clients = Mutex::default();
+        let clients = Clients::default();
         Self(Arc::new(Shared {
             private,
-            clients,
+            counters: clients.counters.clone(),
+            clients: Mutex::new(clients),
             guests,
             rates: Rates::new(limits),
-            slowed_ms: AtomicU64::new(0),
         }))
     }
 
@@ -438,15 +447,10 @@ impl Relay {
         self.0.private.public()
     }
 
-    /// Time for which clients were not read because they had sent too much, summed over all of them.
-    pub fn slowed(&self) -> Duration {
-        Duration::from_millis(self.0.slowed_ms.load(Ordering::Relaxed))
-    }
-
-    /// Number of connected clients, by their keys.
-    #[cfg(test)]
-    pub(crate) fn clients_now(&self) -> usize {
-        self.clients().by_key.len()
+    /// Numbers of the relay at this moment.
+    pub fn counts(&self) -> Counts {
+        let clients = self.clients().by_key.len();
+        self.0.counters.now(clients)
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {
@@ -478,7 +482,9 @@ impl Relay {
         let (reader, mut writer) = tokio::io::split(io);
         let mut reader = Reader::new(reader);
         let hello = self.hello(&mut reader, &mut writer, guest);
-        let present = timeout(HELLO, hello).await??;
+        let present = timeout(HELLO, hello).await.map_err(io::Error::from);
+        let present = present.flatten();
+        let present = present.inspect_err(|_| add(&self.0.counters.refused, 1))?;
         tokio::select! {
             ended = present.receive(&mut reader) => ended,
             ended = present.send(&mut writer) => ended,
@@ -527,9 +533,8 @@ impl Present {
     async fn slow_down(&self, bytes: usize) {
         let pause = self.pace.charge(bytes);
         if !pause.is_zero() {
-            let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            let slowed = &self.relay.0.slowed_ms;
-            slowed.fetch_add(milliseconds, Ordering::Relaxed);
+            let milliseconds = usize::try_from(pause.as_millis()).unwrap_or(usize::MAX);
+            add(&self.relay.0.counters.slowed_ms, milliseconds);
             sleep(pause).await;
         }
     }
@@ -537,15 +542,21 @@ impl Present {
     async fn receive<R: AsyncRead + Unpin>(&self, reader: &mut Reader<R>) -> io::Result<()> {
         let (mut left, mut since) = (NOT_HERE.0, Instant::now());
         while let Some(frame) = reader.next().await? {
-            self.slow_down(reader.take_count()).await;
+            let bytes = reader.take_count();
+            add(&self.relay.0.counters.received_bytes, bytes);
+            self.slow_down(bytes).await;
             match frame {
                 Frame::Send { to, packet } => {
                     let is_disco = disco::sender(&packet).is_some();
                     let mut clients = self.relay.clients();
-                    if clients.send(self.key, self.id, to, packet) || !is_disco {
+                    let is_there = clients.send(self.key, self.id, to, packet);
+                    drop(clients);
+                    if !is_there {
+                        add(&self.relay.0.counters.dropped_packets, 1);
+                    }
+                    if is_there || !is_disco {
                         continue;
                     }
-                    drop(clients);
                     if since.elapsed() >= NOT_HERE.1 {
                         (left, since) = ((left + 1).min(NOT_HERE.0), Instant::now());
                     }
@@ -591,11 +602,13 @@ impl Present {
                     () = sleep_until(silent_until) => Frame::KeepAlive.encode(&mut bytes),
                 }
             }
-            timeout(WRITE, async {
+            let written = timeout(WRITE, async {
                 writer.write_all(&bytes).await?;
                 writer.flush().await
-            })
-            .await??;
+            });
+            let counters = &self.relay.0.counters;
+            written.await.inspect_err(|_| add(&counters.stalled, 1))??;
+            add(&counters.sent_bytes, bytes.len());
             bytes.clear();
             silent_until = Instant::now() + KEEP_ALIVE;
         }
@@ -660,7 +673,7 @@ mod tests {
 
     #[test]
     fn one_that_sends_without_end_costs_the_others_nothing() {
-        let queue = Queue::new(Allowance::new(QUEUES_BYTES));
+        let queue = Queue::new(Allowance::new(QUEUES_BYTES), Arc::default());
         for n in 0..5 {
             queue.packet(key(1), Bytes::from(n.to_string()));
         }
@@ -706,12 +719,12 @@ mod tests {
         let ended = relay.clone().serve(io, Stop::new()).await;
 
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(relay.clients_now(), 0);
+        assert_eq!(relay.counts().clients, 0);
     }
 
     #[test]
     fn what_is_not_taken_is_dropped_oldest_first_and_disco_comes_before_data() {
-        let queue = Queue::new(Allowance::new(QUEUES_BYTES));
+        let queue = Queue::new(Allowance::new(QUEUES_BYTES), Arc::default());
         for n in 0..QUEUE_PACKETS + 3 {
             queue.packet(key(1), Bytes::from(n.to_string()));
         }
@@ -742,7 +755,10 @@ mod tests {
 
     #[test]
     fn a_client_for_which_nothing_waits_holds_no_memory() {
-        let (queue, mut bytes) = (Queue::new(Allowance::new(QUEUES_BYTES)), BytesMut::new());
+        let (queue, mut bytes) = (
+            Queue::new(Allowance::new(QUEUES_BYTES), Arc::default()),
+            BytesMut::new(),
+        );
         for _ in 0..QUEUE_PACKETS {
             queue.packet(key(1), packet("something"));
         }
@@ -768,7 +784,7 @@ mod tests {
     #[test]
     fn what_waits_for_all_clients_together_is_bounded_and_given_back() {
         let all = Allowance::new(100 << 10);
-        let [one, two] = [(); 2].map(|()| Queue::new(all.clone()));
+        let [one, two] = [(); 2].map(|()| Queue::new(all.clone(), Arc::default()));
         let from = Private::generate().public();
         let packet = Bytes::from(vec![1; 60 << 10]);
 
@@ -833,7 +849,7 @@ mod tests {
 
         let took = began.elapsed();
         assert!((2..4).contains(&took.as_secs()), "{took:?}");
-        assert!(relay.slowed() > Duration::from_secs(2));
+        assert!(relay.counts().slowed > Duration::from_secs(2));
         drop(sending.await.unwrap());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outpost_net::budget::{Budget, Overdrawn, Reserved};
+use outpost_net::budget::{Budget, Overdrawn, Refusals, Reserved};
 use outpost_transport::{FileBuilder, drpc::CallError as WireError};
 use outpost_wire::proto::{
     provisioner::{DataUploadType, FailedFile, FileUpload, file_upload::Type},
@@ -26,16 +26,14 @@ pub(super) struct Uploads {
     large: Budget,
 }
 
-impl Default for Uploads {
-    fn default() -> Self {
+impl Uploads {
+    pub(super) fn new(refusals: &Refusals) -> Self {
         Self {
-            small: Budget::new(UPLOADS_BYTES.0),
-            large: Budget::new(UPLOADS_BYTES.1),
+            small: Budget::new(UPLOADS_BYTES.0).counted_by(refusals),
+            large: Budget::new(UPLOADS_BYTES.1).counted_by(refusals),
         }
     }
-}
 
-impl Uploads {
     /// Waits until `bytes` are available.
     async fn reserve(&self, bytes: usize) -> Result<Reserved, Overdrawn> {
         let budget = if bytes <= SMALL {
@@ -140,7 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn large_archives_wait_for_each_other_and_small_ones_do_not() {
-        let uploads = Uploads::default();
+        let uploads = Uploads::new(&Refusals::default());
         let large = uploads.reserve(60 << 20).await.unwrap();
         let mut second = Box::pin(uploads.reserve(60 << 20));
 
