@@ -102,6 +102,7 @@ async fn engine(dir: &Path) -> anyhow::Result<Engine> {
         server: Some(Arc::new(Loopback::start(store.clone()).await?)),
         store,
         platform: Platform::current(),
+        max_unpacked_bytes: None,
         is_sealed: true,
     };
     let builtin = BuiltinPackages {

@@ -18,6 +18,7 @@ use super::{
     exit::UsageError,
     isolation::{self, Guarded},
     remote::secret_file,
+    values,
 };
 use crate::{
     language::cli_config::{self, CliConfig, locate},
@@ -89,6 +90,18 @@ pub(super) struct EngineArgs {
         requires = "sealed"
     )]
     mirror_archives: bool,
+    /// Maximum size of the packages that jobs have unpacked in the mirror's directory, such as 10GB
+    ///
+    /// Beyond it the least recently used ones are removed, except those that a job uses or used within the last hour. The
+    /// mirror keeps their archives and unpacks them again for the next job that needs them.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "OUTPOST_MIRROR_UNPACKED_MAX_SIZE",
+        value_parser = values::bytes,
+        requires = "mirror"
+    )]
+    mirror_unpacked_max_size: Option<u64>,
     /// Directory with bootstrap scripts to use in place of the built-in ones: linux.sh, darwin.sh, windows.ps1, or linux_arm64.sh
     #[arg(long, value_name = "DIR", env = "OUTPOST_BOOTSTRAP_SCRIPTS")]
     bootstrap_scripts: Option<PathBuf>,
@@ -555,6 +568,7 @@ impl EngineArgs {
             })),
             store,
             platform: Platform::current(),
+            max_unpacked_bytes: self.mirror_unpacked_max_size,
             is_sealed: self.sealed,
         })))
     }

@@ -106,6 +106,7 @@ fn ours(store: &Store) -> Arc<Packages> {
         store: store.clone(),
         platform: Platform::current(),
         server: None,
+        max_unpacked_bytes: None,
         is_sealed: false,
     })
 }

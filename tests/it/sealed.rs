@@ -112,6 +112,7 @@ async fn sealed(dir: &Path, store: &Store) -> Engine {
         store: store.clone(),
         platform: Platform::current(),
         server: Some(Arc::new(Loopback::start(store.clone()).await.unwrap())),
+        max_unpacked_bytes: None,
         is_sealed: true,
     };
     let presenter = presenter(dir, Mode::Builtin)
@@ -415,6 +416,7 @@ async fn archives_come_from_the_mirror_by_their_own_addresses_and_nothing_else_i
         store: store.clone(),
         platform: Platform::current(),
         server: Some(Arc::new(Loopback::with_proxy(store).await.unwrap())),
+        max_unpacked_bytes: None,
         is_sealed: true,
     };
     let presenter = presenter(dir.path(), Mode::Builtin)

@@ -19,11 +19,12 @@ use tempfile::NamedTempFile;
 use super::Digest;
 
 mod generations;
+mod in_use;
 mod inventories;
 mod partial;
 mod trees;
 
-pub use self::{generations::Lease, inventories::NamedSignature, partial::Partial};
+pub use self::{generations::Lease, in_use::InUse, inventories::NamedSignature, partial::Partial};
 
 /// Bytes that are read at a time.
 const PIECE_BYTES: usize = 256 * 1024;

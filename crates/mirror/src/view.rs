@@ -5,24 +5,29 @@
 //! zip file, which the engine unpacks itself. No engine ever writes to any of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     error::Error,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
-use outpost_base::registry::{DEFAULT_HOST, OPENTOFU_HOST, Platform, ProviderAddr};
+use outpost_base::{
+    error_chain::error_chain,
+    registry::{DEFAULT_HOST, OPENTOFU_HOST, Platform, ProviderAddr},
+};
 use outpost_provision::{
     LinkSink, ProviderStore, ProviderView, Services, UnmetTemplate, WantedProvider,
 };
 use url::Url;
 
 use super::{
-    Generation, Store, doctor,
+    Digest, Generation, Store, StoreError, doctor,
     generation::{GitRepository, Package, Provider},
     remote,
     serve::{self, Loopback},
+    store::InUse,
 };
 
 /// Packages of a store for one platform.
@@ -34,6 +39,8 @@ pub struct Packages {
     pub platform: Platform,
     /// Server of the same store, for what engines take from servers only.
     pub server: Option<Arc<Loopback>>,
+    /// Size of the unpacked packages in bytes, beyond which those that no session uses are evicted; `None` for no limit.
+    pub max_unpacked_bytes: Option<u64>,
     /// `true` if the mirror replaces registries completely, so that none is asked for what the store lacks.
     pub is_sealed: bool,
 }
@@ -62,8 +69,9 @@ impl ProviderStore for Packages {
                 .as_ref()
                 .and_then(|server| server.init_proxy().cloned()),
             checksums: BTreeMap::new(),
-            hold: Arc::new(lease),
+            hold: Arc::new(()),
         };
+        let mut in_use = Vec::new();
         for of_one in generation.providers.chunk_by(|a, b| a.addr == b.addr) {
             let addr = &of_one[0].addr;
             let here: Vec<_> = of_one
@@ -78,7 +86,14 @@ impl ProviderStore for Packages {
             });
             for (provider, package) in here {
                 let is_chosen = chosen == Some(&provider.version);
-                let (name, target) = self.offer(provider, package, is_chosen)?;
+                let (name, target) = match self.unpacked(package, is_chosen)? {
+                    Some(used) => {
+                        let tree = used.tree.clone();
+                        in_use.push(used);
+                        (self.name_unpacked(provider), tree)
+                    }
+                    None => (self.name_packed(provider), self.store.path(package.archive)),
+                };
                 dir.link(&Path::new(&addr.to_string()).join(name), &target)?;
                 let of_lock = [
                     package.archive.zh(),
@@ -95,6 +110,8 @@ impl ProviderStore for Packages {
             view.services = self.services(server.url(), &generation);
             view.repositories = remote::repositories(server.url(), git);
         }
+        view.hold = Arc::new((lease, in_use));
+        self.evict(&generation);
         Ok(view)
     }
 
@@ -130,29 +147,46 @@ impl Packages {
         packages.find(|package| package.platform == self.platform)
     }
 
-    /// Returns the name of a package in the view, below its provider, and the target of its link.
-    fn offer(
-        &self,
-        provider: &Provider,
-        package: &Package,
-        is_chosen: bool,
-    ) -> Result<(PathBuf, PathBuf), Box<dyn Error + Send + Sync>> {
-        let (version, platform) = (&provider.version, &self.platform);
-        let unpacked = match is_chosen {
-            true => Some(self.store.tree(package)?),
+    /// Returns the unpacked files of a package if a session should get those. `is_chosen` is set for the likely
+    /// selection of the engine.
+    fn unpacked(&self, package: &Package, is_chosen: bool) -> Result<Option<InUse>, StoreError> {
+        if is_chosen {
+            return self.store.use_tree(package).map(Some);
+        }
+        // With a limit, a session keeps only what it is likely to use: otherwise each would keep everything.
+        match self.max_unpacked_bytes {
+            Some(_) => Ok(None),
             // Not worth reading the files of thousands of versions that only an older release unpacked.
-            false => self.store.known_tree(package),
+            None => Ok(self.store.use_known_tree(package)),
+        }
+    }
+
+    /// Returns the name of an unpacked package in the view, below its provider.
+    fn name_unpacked(&self, provider: &Provider) -> PathBuf {
+        PathBuf::from(provider.version.to_string()).join(self.platform.to_string())
+    }
+
+    /// Returns the name of a package's zip file in the view, below its provider.
+    fn name_packed(&self, provider: &Provider) -> PathBuf {
+        let (kind, version) = (provider.addr.kind(), &provider.version);
+        format!("terraform-provider-{kind}_{version}_{}.zip", self.platform).into()
+    }
+
+    /// Evicts unpacked packages beyond the limit. A mirror in which this process may not write stays as it is.
+    fn evict(&self, generation: &Generation) {
+        let Some(max_bytes) = self.max_unpacked_bytes else {
+            return;
         };
-        Ok(match unpacked {
-            Some(tree) => (
-                PathBuf::from(version.to_string()).join(platform.to_string()),
-                tree,
-            ),
-            None => {
-                let kind = provider.addr.kind();
-                let name = format!("terraform-provider-{kind}_{version}_{platform}.zip");
-                (name.into(), self.store.path(package.archive))
-            }
-        })
+        let packages = generation.providers.iter().flat_map(|it| &it.packages);
+        let packages: BTreeSet<Digest> = packages.map(|package| package.archive).collect();
+        let evicted = self
+            .store
+            .evict_trees(&packages, max_bytes, SystemTime::now());
+        if let Err(error) = evicted {
+            tracing::warn!(
+                error = error_chain(&error),
+                "cannot evict unpacked packages of the mirror"
+            );
+        }
     }
 }

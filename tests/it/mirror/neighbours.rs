@@ -287,6 +287,7 @@ async fn the_operators_tokens_for_a_registry_are_never_shown_to_a_mirror() {
             store,
             platform: Platform::current(),
             server: None,
+            max_unpacked_bytes: None,
             is_sealed: true,
         },
         server: open.url.clone(),

@@ -321,7 +321,7 @@ fn write(path: &Path, mode: u32, content: &mut impl io::Read, limit: u64) -> io:
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{Cursor, Write as _};
 
     use zip::{ZipWriter, write::SimpleFileOptions};
@@ -336,6 +336,15 @@ mod tests {
             zip.write_all(name.as_bytes()).unwrap();
         }
         zip.finish().unwrap().into_inner()
+    }
+
+    /// Stores a package with this program.
+    pub(in crate::store) fn packed(store: &Store, program: &[u8]) -> Package {
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+        let options = SimpleFileOptions::default().unix_permissions(0o755);
+        zip.start_file("program", options).unwrap();
+        zip.write_all(program).unwrap();
+        package(store, &zip.finish().unwrap().into_inner())
     }
 
     fn package(store: &Store, content: &[u8]) -> Package {
