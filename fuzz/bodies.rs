@@ -238,6 +238,7 @@ fn sorted(mut bytes: Vec<u8>) -> Vec<u8> {
 /// Whatever an engine prints, in whatever pieces: the same lines, of bounded size, and entries without NUL.
 pub fn log_reader(data: &[u8]) {
     const LIMITS: Limits = Limits {
+        request: outpost::process::Request::Interrupt,
         exit_timeout: Duration::ZERO,
         pipe_grace: Duration::ZERO,
         line_bytes: 64,

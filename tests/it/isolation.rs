@@ -30,6 +30,7 @@ const LAUNCHER: &str = env!("CARGO_BIN_EXE_outpost");
 const LONG: Duration = Duration::from_secs(60);
 
 const LIMITS: Limits = Limits {
+    request: process::Request::Interrupt,
     exit_timeout: LONG,
     pipe_grace: LONG,
     line_bytes: 1024,

@@ -59,8 +59,9 @@ use outpost_wire::proto::coder::agent::v2::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::{
@@ -84,6 +85,10 @@ const CONNECTIONS: usize = 2048;
 const TIMINGS: usize = 1024;
 /// Longest time for the end of the SSH server.
 const SSH_END: Duration = Duration::from_secs(5);
+/// Time that a script or a command has to end after SIGHUP, before its process group is killed.
+const HANG_UP: Duration = Duration::from_secs(10);
+/// Longest wait for all of them: a second more, for what a kill takes.
+const CHILDREN_END: Duration = Duration::from_secs(11);
 /// Longest time for the last reports, and for the coordinator to hear that we leave.
 const LAST_REPORTS: Duration = Duration::from_secs(5);
 
@@ -135,6 +140,8 @@ struct Shared {
     /// Announcements of the server, which are shown at logins.
     banners: Mutex<Vec<String>>,
     usage: Arc<Usage>,
+    /// Tasks that wait for processes which end with the agent: start scripts, those at set times, commands of sessions.
+    children: TaskTracker,
     /// Set once the start scripts have begun.
     has_begun: AtomicBool,
     /// Signals whether the coordinator is connected.
@@ -244,6 +251,7 @@ async fn live(config: Arc<Config>, scripts_dir: Option<PathBuf>, stop: Stop) {
         connections: Outbox::new(CONNECTIONS, |_| 1),
         banners: Mutex::default(),
         usage: Arc::default(),
+        children: TaskTracker::new(),
         has_begun: AtomicBool::new(false),
         coordinates: watch::Sender::new(false),
         scripts_dir,
@@ -257,7 +265,6 @@ async fn live(config: Arc<Config>, scripts_dir: Option<PathBuf>, stop: Stop) {
         stop.draining().await;
         end(&shared, &sessions, &graceful).await;
         hard.cancel();
-        graceful.cancel();
     };
     let listening = async {
         if let Some(socket) = socket {
@@ -306,7 +313,7 @@ async fn connect(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop, hard: &
         };
         back_off.accepted();
         version = Some(rpc.version);
-        info!(server = %shared.config.http.url(), version = %rpc.version, "connected");
+        info!(server = %shared.config.http.url(), agent_api = %rpc.version, "connected");
         let rpc = Arc::new(rpc);
         shared.uplink.set(&rpc);
         let ended = tokio::select! {
@@ -325,7 +332,7 @@ async fn connect(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop, hard: &
 }
 
 /// Ends the session: SSH first, because clients drop their tunnels once they hear that we leave, and sessions would
-/// hang.
+/// hang. Whatever the agent started is hung up, and has ended when this returns.
 async fn end(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop) {
     shared.is_now(State::ShuttingDown);
     sessions.drain();
@@ -334,7 +341,7 @@ async fn end(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop) {
     while shared.usage.is_connected() && Instant::now() < ssh_end {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    graceful.drain();
+    graceful.cancel();
     // A new `Stop`, because stop scripts must run although the agent is stopping.
     let outcome = scripts::run_all(shared, Stage::Stop, &Stop::new()).await;
     shared.is_now(match outcome {
@@ -342,6 +349,14 @@ async fn end(shared: &Arc<Shared>, sessions: &Stop, graceful: &Stop) {
         Outcome::Failed => State::ShutdownError,
         Outcome::TimedOut => State::ShutdownTimeout,
     });
+    shared.children.close();
+    if timeout(CHILDREN_END, shared.children.wait()).await.is_err() {
+        let count = shared.children.len();
+        warn!(
+            count,
+            "scripts or commands did not end, although they were killed"
+        );
+    }
     let deadline = Instant::now() + LAST_REPORTS;
     let mut coordinates = shared.coordinates.subscribe();
     let all = async {

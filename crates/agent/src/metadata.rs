@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use outpost_base::stop::Stop;
-use outpost_process::{self as process, Limits};
+use outpost_process::{self as process, Limits, Request};
 use outpost_provision::Memory;
 use outpost_transport::drpc::CallError;
 use outpost_wire::proto::coder::agent::v2::{
@@ -29,6 +29,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Time limit of a script that has none of its own.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const LIMITS: Limits = Limits {
+    request: Request::HangUp,
     exit_timeout: Duration::from_secs(1),
     pipe_grace: Duration::from_secs(1),
     line_bytes: 0,

@@ -16,14 +16,15 @@ use tokio::time::timeout;
 /// Longest time for one call.
 const CALL: Duration = Duration::from_secs(30);
 
-/// Versions of the API that servers may know, the newest first.
+/// Versions of the API after which something changed that this agent uses, the newest first. With a server of 2.10 it
+/// speaks 2.8, because 2.9 and 2.10 added nothing that it would use.
 const VERSIONS: [u16; 5] = [11, 8, 4, 3, 0];
 
 /// A connection to the server.
 pub(super) struct Rpc {
     /// Connection on which streams are opened.
     pub(super) connection: yamux::Connection,
-    /// Version of the API that both sides know.
+    /// Version of the API that the connection speaks, which may be older than the server's newest.
     pub(super) version: ApiVersion,
 }
 

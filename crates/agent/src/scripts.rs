@@ -53,7 +53,7 @@ pub(super) struct Line {
 }
 
 /// Runs all scripts of a stage: at the same time, except those that wait for others. Once `stop` drains nothing more
-/// starts, and running scripts are waited for.
+/// starts; running scripts are waited for, and hung up once it cancels.
 pub(super) async fn run_all(shared: &Arc<Shared>, stage: Stage, stop: &Stop) -> Outcome {
     let Some(manifest) = shared.manifest.borrow().clone() else {
         return Outcome::Done;
@@ -185,7 +185,7 @@ impl<'a> Running<'a> {
     }
 }
 
-/// Runs scripts at their times, until `stop` drains.
+/// Runs scripts at their times, until `stop` drains. One that is running then is hung up once `stop` cancels.
 pub(super) async fn run_at_times(shared: Arc<Shared>, manifest: Arc<Manifest>, stop: Stop) {
     let mut running = JoinSet::new();
     for script in manifest

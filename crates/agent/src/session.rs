@@ -195,8 +195,9 @@ async fn be_there(
     if !shared.has_begun.swap(true, Ordering::Relaxed) {
         shared.is_now(State::Starting);
         let beginning = begin(shared.clone(), manifest.clone(), graceful.clone());
-        // Detached: outlives this connection, and ends with `graceful`.
-        tokio::spawn(beginning.instrument(info_span!("scripts")));
+        // Outlives this connection, and ends with `graceful`.
+        let beginning = beginning.instrument(info_span!("scripts"));
+        shared.children.spawn(beginning);
     }
     let coordinating = async {
         shared.coordinates.send_replace(true);

@@ -8,7 +8,7 @@ use nix::{
 };
 use tokio::process::Child;
 
-use super::{Command, control_group::ControlGroup, isolation::Background, tree};
+use super::{Command, Request, control_group::ControlGroup, isolation::Background, tree};
 
 /// Group of a child, killed when nobody waits for the child any more.
 pub(super) struct Group {
@@ -32,11 +32,13 @@ impl Group {
         }
     }
 
-    pub(super) fn interrupt_leader(&self) {
-        if let Some(leader) = self.leader {
-            // It may be gone already, and then there is nobody to tell.
-            let _ = kill(leader, Signal::SIGINT);
-        }
+    /// Asks the child to end. It may be gone already, and then there is nobody to tell.
+    pub(super) fn request_end(&self, request: Request) {
+        let _ = match (self.leader, request) {
+            (Some(leader), Request::Interrupt) => kill(leader, Signal::SIGINT),
+            (Some(leader), Request::HangUp) => killpg(leader, Signal::SIGHUP),
+            (None, _) => Ok(()),
+        };
     }
 
     pub(super) fn kill(&self) {

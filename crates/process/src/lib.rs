@@ -76,7 +76,9 @@ pub struct Shim {
 /// Limits on the wait for a child, and on its output.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Time that it has to end after SIGINT, before its group is killed.
+    /// Signal that a cancel sends.
+    pub request: Request,
+    /// Time that it has to end after that signal, before its group is killed.
     pub exit_timeout: Duration,
     /// Time for which its pipes are read after it has ended, while another process holds them.
     pub pipe_grace: Duration,
@@ -86,6 +88,15 @@ pub struct Limits {
     pub precious_bytes: usize,
     /// Decides by its beginning whether a line is kept up to [`Limits::precious_bytes`].
     pub must_keep_whole: fn(&[u8]) -> bool,
+}
+
+/// Signal that asks a child to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// SIGINT, to the child alone: an engine tells its own children.
+    Interrupt,
+    /// SIGHUP, to its whole group: a shell does not pass a signal on to what it waits for.
+    HangUp,
 }
 
 /// Pipe that a line came from.

@@ -144,6 +144,7 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits {
+        request: crate::Request::Interrupt,
         exit_timeout: Duration::ZERO,
         pipe_grace: Duration::ZERO,
         line_bytes: 8,

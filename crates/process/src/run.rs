@@ -1,6 +1,6 @@
 //! Run of one child process, an apply for example: its output, its end, and what a cancel does to it.
 //!
-//! A child that is cancelled gets SIGINT once, sent to it alone; its group is killed if it does not end in time, and on a
+//! A child that is cancelled gets one signal, see [`super::Request`]; its group is killed if it does not end in time, and on a
 //! forced stop. After an ordinary end the group is left alone: what a template started in the background, on purpose,
 //! lives on. One that goes on without us is cancelled by whoever took it over, see [`super::take_over`].
 
@@ -24,7 +24,7 @@ const EXCESS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a child to its end and passes each line that it prints to `on_line`.
 ///
-/// Cancelling `stop` interrupts the child, killing `stop` kills its group, and so does dropping the returned future;
+/// Cancelling `stop` asks the child to end, killing `stop` kills its group, and so does dropping the returned future;
 /// a child that outlives us goes on if `stop` leaves. The rest of a cancelled child's group is killed as well if it
 /// holds the pipes beyond [`Limits::pipe_grace`].
 ///
@@ -136,7 +136,7 @@ async fn supervise(
             }
             () = stop.cancelled(), if !is_interrupted && status.is_none() => {
                 is_interrupted = true;
-                group.interrupt_leader();
+                group.request_end(limits.request);
                 kill_at = Some(Instant::now() + limits.exit_timeout);
             }
             bytes = watch.excess(), if !was_killed && status.is_none() => {
@@ -146,7 +146,7 @@ async fn supervise(
                     group.kill();
                 } else {
                     is_interrupted = true;
-                    group.interrupt_leader();
+                    group.request_end(limits.request);
                     kill_at = Some(Instant::now() + EXCESS_TIMEOUT);
                 }
             }

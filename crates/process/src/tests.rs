@@ -14,6 +14,7 @@ const SOON: Duration = Duration::from_secs(30);
 const NEVER: Duration = Duration::from_secs(3600);
 
 const LIMITS: Limits = Limits {
+    request: Request::Interrupt,
     exit_timeout: NEVER,
     pipe_grace: NEVER,
     line_bytes: 1024,
@@ -110,6 +111,42 @@ async fn a_child_that_ignores_its_interrupt_is_killed_with_its_group() {
         ("signal: killed".to_owned(), true)
     );
     bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_group_that_is_hung_up_hears_of_it_at_once_and_is_killed_if_it_does_not_care() {
+    for (script, how, was_killed) in [
+        (
+            "sh -c 'echo ready; while :; do sleep 3600; done'; :",
+            "signal: 1",
+            false,
+        ),
+        (
+            "trap '' HUP; sleep 3600 & echo ready; wait",
+            "signal: killed",
+            true,
+        ),
+    ] {
+        let mut bench = Bench::new();
+        let limits = Limits {
+            request: Request::HangUp,
+            exit_timeout: if was_killed {
+                Duration::from_millis(50)
+            } else {
+                NEVER
+            },
+            ..LIMITS
+        };
+
+        let cancel = async {
+            bench.ready.notified().await;
+            bench.stop.cancel();
+        };
+        let (exit, ()) = tokio::join!(bench.run(script, &limits), cancel);
+
+        assert_eq!((&*exit.to_string(), exit.was_killed), (how, was_killed));
+        bench.all_gone().await;
+    }
 }
 
 #[tokio::test]

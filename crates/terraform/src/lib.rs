@@ -54,7 +54,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use outpost_base::{error_chain::error_chain, stop::Stop};
 use outpost_files::{beneath::Dir, removal};
-use outpost_process::Limits;
+use outpost_process::{Limits, Request};
 use outpost_provision::{
     self as provision, ApplyObserver, LogSink, Provisioner, Salvaged, SessionConfig, StepFailure,
 };
@@ -354,6 +354,7 @@ fn run_limits() -> Limits {
 
 fn limits(exit_timeout: Duration) -> Limits {
     Limits {
+        request: Request::Interrupt,
         exit_timeout,
         // Background processes of a template may keep the pipes open after the engine has ended.
         pipe_grace: Duration::from_secs(5),

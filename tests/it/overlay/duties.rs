@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 use super::{
     fake::{Fake, Told},
-    lab::{Running, outpost},
+    lab::{self, Running, outpost},
+    sessions::is_gone,
 };
 use crate::support::wait::until;
 
@@ -294,18 +295,53 @@ async fn what_waits_when_the_agent_ends_neither_runs_nor_is_skipped() {
     fake.until(|told| told.stages == [State::Starting]).await;
     until_there(&place.path("began")).await;
 
-    place.running.signal(Signal::SIGTERM);
-    let told = fake
-        .until(|told| told.stages.contains(&State::ShuttingDown))
-        .await;
-    assert_eq!(told.stages, [State::Starting, State::ShuttingDown]);
-    fs::write(place.path("go"), "").unwrap();
     let ran = place.path("ran");
+    place.running.signal(Signal::SIGTERM);
     let told = fake.until(|told| told.stages.contains(&State::Off)).await;
+    assert_eq!(place.running.end().await, 0);
 
+    assert_eq!(
+        told.stages,
+        [State::Starting, State::ShuttingDown, State::Off]
+    );
     assert!(!ran.exists());
     assert!(told.timings.iter().all(|it| it.script_id != install.id));
     assert_eq!(told.lines, vec![]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_that_still_run_when_the_agent_ends_are_hung_up_and_it_waits_for_them() {
+    for cron in ["", "* * * * * *"] {
+        // A shell that waits for another one does not pass the signal on.
+        let mut lasting = script(
+            "trap : HUP; sh -c 'trap \"echo bye; touch ended; exit 0\" HUP; echo $$ > id; while :; do sleep 0.05; done'",
+        );
+        (lasting.run_on_start, lasting.cron) = (cron.is_empty(), cron.to_owned());
+        let mut manifest = manifest();
+        manifest.scripts = vec![lasting];
+        let fake = Fake::start(manifest).await;
+        let Place {
+            directory, running, ..
+        } = Place::start(&fake, &[]);
+        let id = lab::appears(&directory.path().join("id")).await;
+
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.end().await, 0);
+
+        assert!(directory.path().join("ended").exists());
+        assert!(is_gone(id.trim()));
+        let told = fake.until(|told| !told.timings.is_empty()).await;
+        let stages: Vec<_> = told.timings.iter().map(|it| it.stage()).collect();
+        let expected = if cron.is_empty() {
+            Stage::Start
+        } else {
+            Stage::Cron
+        };
+        assert_eq!(stages, [expected]);
+        // The shell may add a line about what it waited for.
+        let mut lines = told.lines.iter().map(|(_, line)| &*line.output);
+        assert!(lines.any(|line| line == "bye"), "{:?}", told.lines);
+    }
 }
 
 /// Waits for a file that a script makes.

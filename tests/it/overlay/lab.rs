@@ -325,6 +325,37 @@ impl Running {
     }
 }
 
+/// A test that fails, or does not wait for the end, leaves no script behind.
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Children of an agent that was killed are on their own, as a test may want.
+        let agent = self.child.id();
+        for id in agent.map(descendants).unwrap_or_default() {
+            let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Ids of the processes that a process has started, and those that they have.
+fn descendants(ancestor: u32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{ancestor}/task"));
+    let lists = tasks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    let ids: Vec<u32> = lists
+        .flat_map(|list| {
+            list.split_whitespace()
+                .filter_map(|id| id.parse().ok())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let below = ids.iter().flat_map(|id| descendants(*id));
+    let own = ids.iter().filter_map(|id| i32::try_from(*id).ok());
+    own.chain(below).collect()
+}
+
 /// Waits until a file is there, and returns what is in it.
 pub async fn appears(path: &Path) -> String {
     let waiting = async {

@@ -15,7 +15,7 @@ use std::{
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
 use outpost_base::stop::Stop;
-use outpost_process::{self as process, Limits, Pipe};
+use outpost_process::{self as process, Limits, Pipe, Request};
 use outpost_provision::Memory;
 use outpost_wire::proto::coder::agent::v2::{
     WorkspaceAgentScript as Script,
@@ -26,11 +26,12 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{report, say};
-use crate::{Shared, command, private_dir};
+use crate::{HANG_UP, Shared, command, private_dir};
 
 /// Limits on the wait for a script.
 const LIMITS: Limits = Limits {
-    exit_timeout: Duration::from_secs(10),
+    request: Request::HangUp,
+    exit_timeout: HANG_UP,
     pipe_grace: Duration::from_secs(10),
     line_bytes: 64 << 10,
     precious_bytes: 0,

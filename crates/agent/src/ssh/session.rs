@@ -39,7 +39,7 @@ use uuid::Uuid;
 
 use super::{forward::Keys, signal};
 use crate::{
-    Shared,
+    HANG_UP, Shared,
     command::invocation,
     environment::Variables,
     sftp, stamp,
@@ -301,19 +301,28 @@ impl Session<'_> {
             () = input => {}
             () = self.stop.draining() => {}
         }
-        let stop = self.stop.clone();
+        self.leave(child);
+        Ok(None)
+    }
+
+    /// Leaves a command whose client is gone to itself. It ends with the agent: hung up at first, and killed if that
+    /// does not help.
+    fn leave(&self, mut child: Child) {
+        let (stop, leader) = (self.stop.clone(), leader(&child));
         let left = async move {
             tokio::select! {
-                _ = child.wait() => {}
-                // Signal the group and not only the shell, whose children would be left behind.
-                () = stop.draining() => if let Some(leader) = leader {
-                    send(leader, Signal::SIGHUP);
-                }
+                _ = child.wait() => return,
+                () = stop.draining() => {}
+            }
+            // Signal the group and not only the shell, whose children would be left behind.
+            let signal = |signal| leader.into_iter().for_each(|leader| send(leader, signal));
+            signal(Signal::SIGHUP);
+            if timeout(HANG_UP, child.wait()).await.is_err() {
+                signal(Signal::SIGKILL);
+                let _ = child.wait().await;
             }
         };
-        // Detached: the command goes on without its client, until the agent stops.
-        tokio::spawn(left.in_current_span());
-        Ok(None)
+        self.shared.children.spawn(left.in_current_span());
     }
 
     async fn in_terminal(
@@ -405,10 +414,12 @@ impl Session<'_> {
         };
         // Closing the channel hangs up: the terminal disappears with its last holder.
         tokio::select! {
-            status = output => status.map(Some),
-            () = input => Ok(None),
-            () = self.stop.draining() => Ok(None),
+            status = output => return status.map(Some),
+            () = input => {}
+            () = self.stop.draining() => {}
         }
+        self.leave(child);
+        Ok(None)
     }
 
     /// Prints the server's announcements, and the template's message of the day unless the user has turned it off.

@@ -8,7 +8,7 @@ use outpost_provision::Memory;
 use tokio::time::timeout;
 
 use super::{
-    super::{Command, Limits, capture},
+    super::{Command, Limits, Request, capture},
     Access, Background, Confinement, Denied, Mechanism, Policy, Shown, launcher,
 };
 
@@ -122,6 +122,7 @@ async fn attempt(
         memory: Memory::default(),
     };
     let limits = Limits {
+        request: Request::Interrupt,
         exit_timeout: LIMIT,
         pipe_grace: LIMIT,
         line_bytes: 0,

@@ -173,6 +173,7 @@ impl Lab {
             memory: Memory::default(),
         };
         let limits = Limits {
+            request: outpost::process::Request::Interrupt,
             exit_timeout: LONG,
             pipe_grace: Duration::from_secs(5),
             line_bytes: 1024,
