@@ -217,6 +217,8 @@ pub struct NewState {
 pub enum Ended {
     /// Ended by this attempt.
     Now,
+    /// Ended by the reaper before, and successful since this attempt.
+    Late,
     /// Ended before; nothing was changed.
     Before(EndedBy),
     /// Still running, because something has happened to it.
@@ -547,7 +549,8 @@ pub trait JobStore: Send + Sync {
     /// Records a sign of life and news of a job. Returns whether it was cancelled.
     async fn update_job(&self, change: JobChange) -> Result<bool, StoreError>;
     async fn cancel_job(&self, job: JobId, now: Timestamp) -> Result<Cancelled, StoreError>;
-    /// Ends a job with all its effects, once.
+    /// Ends a job with all its effects, once. A build that the reaper ended may still succeed while its workspace has no
+    /// newer build, and no other state than the one that the daemon brings.
     async fn end_job(&self, end: End) -> Result<Ended, StoreError>;
     /// Returns the stage of the last line of a job's log; empty if the log is.
     async fn last_stage(&self, job: JobId) -> Result<String, StoreError>;

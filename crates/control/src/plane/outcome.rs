@@ -100,8 +100,8 @@ fn new_agents(resources: &[Resource]) -> Vec<NewAgent> {
 impl Plane {
     /// Ends a job that succeeded. Its output, its state and its end are stored together or not at all.
     ///
-    /// A repeated message changes nothing and succeeds. So does one that comes after somebody else ended the job;
-    /// its state is kept, and counts if no newer build has begun.
+    /// A repeated message changes nothing and succeeds. A build that the reaper ended succeeds after all if no newer one
+    /// has begun. After any other end only the state of a late message is kept, and counts if no newer build has begun.
     ///
     /// # Errors
     /// [`RequestError::Gone`] if the job is not the daemon's; [`RequestError::Invalid`] if it is of another kind.
@@ -113,7 +113,8 @@ impl Plane {
         let job = self.owned(daemon, completed.id).await?;
         let lines = match &completed.result {
             CompletedWork::TemplateImport(import) => self.missing_binaries(&import.start_resources),
-            CompletedWork::WorkspaceBuild(_) | CompletedWork::TemplateDryRun(_) => Vec::new(),
+            CompletedWork::WorkspaceBuild(_) => self.if_late(&job),
+            CompletedWork::TemplateDryRun(_) => Vec::new(),
         };
         let (effect, state) = match (&job.task, completed.result) {
             (Task::WorkspaceBuild { build_id }, CompletedWork::WorkspaceBuild(result)) => {
@@ -218,6 +219,22 @@ impl Plane {
         missing.map(line).collect()
     }
 
+    /// The line at the end of a log in which the reaper has had the last word, if it has.
+    fn if_late(&self, job: &JobRecord) -> Vec<LogLine> {
+        let line = LogLine {
+            source: LogSource::ProvisionerDaemon,
+            level: LogLevel::Info,
+            created_at: self.now(),
+            stage: "Cleaning Up".to_owned(),
+            output: format!(
+                "Provisioner daemon {} delivered the result of the build, which has succeeded.",
+                job.worker_name
+            ),
+        };
+        let is_late = job.ended_by == Some(EndedBy::Reaper);
+        is_late.then_some(line).into_iter().collect()
+    }
+
     async fn finish(
         &self,
         daemon: &Daemon,
@@ -237,6 +254,13 @@ impl Plane {
                 self.ended_jobs.count(result);
                 self.job_moved();
                 Ok(())
+            }
+            Ended::Late => {
+                const WHAT: &str = "the server had given it up; its success counts";
+                warn!(job_id = %job.id, daemon = daemon.name, "a build succeeded that had been given up");
+                self.job_moved();
+                let actor = format!("daemon {}", daemon.name);
+                self.audit(&actor, "job.late", &job.subject, WHAT).await
             }
             Ended::Before(by) => {
                 info!(job_id = %job.id, daemon = daemon.name, by = by.as_str(), "job had already ended");

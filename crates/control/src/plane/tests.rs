@@ -23,7 +23,10 @@ use sha2::{Digest as _, Sha256};
 use super::*;
 use crate::{
     crypt::Key,
-    model::{Build, BuildId, Daemon, EndedBy, Holder, JobRecord, JobStatus, Version, Workspace},
+    model::{
+        Build, BuildId, Daemon, DaemonId, EndedBy, Holder, JobRecord, JobStatus, KeyId, Version,
+        Workspace,
+    },
     store::{JobFilter, sqlite::Sqlite},
 };
 
@@ -456,7 +459,7 @@ async fn a_failed_build_keeps_the_state_it_had_unless_it_brings_one() {
 }
 
 #[tokio::test]
-async fn a_silent_job_is_ended_after_its_lease_and_its_late_state_counts() {
+async fn a_silent_job_is_ended_after_its_lease_and_its_late_success_counts() {
     let lab = Lab::new().await;
     let (workspace, _) = lab.started("one").await;
     let build = lab.build(&workspace, Transition::Stop).await.unwrap();
@@ -492,9 +495,25 @@ async fn a_silent_job_is_ended_after_its_lease_and_its_late_state_counts() {
     assert_eq!(lab.state(&workspace).await, "one");
 
     // The daemon was only disconnected, and what it has built exists.
-    lab.complete(job, built("two")).await.unwrap();
-    assert_eq!(lab.job(job).await.status(), JobStatus::Failed);
-    assert_eq!(lab.state(&workspace).await, "two");
+    for _ in 0..2 {
+        lab.complete(job, built("two")).await.unwrap();
+        let record = lab.job(job).await;
+        assert_eq!(
+            (record.status(), record.error, record.ended_by),
+            (JobStatus::Succeeded, String::new(), Some(EndedBy::Daemon))
+        );
+        assert_eq!(lab.state(&workspace).await, "two");
+    }
+    let lines = lab.plane.store().log_lines(job, 0, 100).await.unwrap();
+    let last = format!(
+        "Provisioner daemon {} delivered the result of the build, which has succeeded.",
+        lab.daemon.name
+    );
+    assert_eq!((lines.len(), &lines[4].line.output), (5, &last));
+    assert_eq!(lab.plane.made(build.id).await.unwrap().resources.len(), 2);
+    assert_eq!(lab.audited("job.late").await.len(), 1);
+    let failed = lab.fail(job, Some("three")).await;
+    assert!(failed.is_ok() && lab.state(&workspace).await == "two");
     let states = lab.plane.store().states(workspace.id).await.unwrap();
     assert!(
         states
@@ -524,12 +543,65 @@ async fn a_late_state_does_not_replace_that_of_a_newer_build_but_is_kept() {
         states.iter().map(|state| state.adopted).collect::<Vec<_>>(),
         [true, true, false]
     );
-    let audit = lab.plane.audit_log(&lab.caller, None, 100).await.unwrap();
-    let late: Vec<_> = audit
-        .iter()
-        .filter(|entry| entry.action == "state.late")
-        .collect();
-    assert_eq!(late.len(), 1, "{audit:?}");
+    assert_eq!(lab.job(lost).await.status(), JobStatus::Failed);
+    assert_eq!(lab.audited("state.late").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_late_success_does_not_count_where_somebody_else_has_decided() {
+    // Somebody has repaired the state by hand.
+    let lab = Lab::new().await;
+    let (workspace, _) = lab.started("one").await;
+    let build = lab.build(&workspace, Transition::Stop).await.unwrap();
+    let job = lab.take().await.unwrap().id;
+    lab.pass(Duration::from_secs(301));
+    lab.plane.reap().await.unwrap();
+    let repaired = lab.plane.new_state(build.id, b"repaired");
+    let pushed = lab
+        .plane
+        .store()
+        .replace_state(build.id, repaired, lab.plane.now());
+    assert!(pushed.await.unwrap());
+    lab.complete(job, built("two")).await.unwrap();
+    assert_eq!(lab.job(job).await.ended_by, Some(EndedBy::Reaper));
+
+    // The server has ended the job, because its daemon said that it had applied nothing.
+    let lab = Lab::new().await;
+    let (workspace, _) = lab.started("one").await;
+    lab.build(&workspace, Transition::Stop).await.unwrap();
+    let job = lab.take().await.unwrap().id;
+    lab.plane.end(job, "restarted".to_owned()).await.unwrap();
+    lab.complete(job, built("two")).await.unwrap();
+    assert_eq!(lab.job(job).await.ended_by, Some(EndedBy::Server));
+
+    // Only the daemon that took the job is heard, and only with its credential.
+    let lab = Lab::new().await;
+    let (workspace, _) = lab.started("one").await;
+    lab.build(&workspace, Transition::Destroy).await.unwrap();
+    let job = lab.take().await.unwrap().id;
+    lab.pass(Duration::from_secs(301));
+    lab.plane.reap().await.unwrap();
+    let strangers = [
+        Daemon {
+            id: DaemonId::random(),
+            ..lab.daemon.clone()
+        },
+        Daemon {
+            holder: Holder::Key(KeyId::random()),
+            ..lab.daemon.clone()
+        },
+    ];
+    for stranger in &strangers {
+        let result = built("two");
+        let completed = CompletedJob { id: job, result };
+        let refused = lab.plane.complete_job(stranger, completed).await;
+        assert!(refused.is_err());
+    }
+    assert_eq!(lab.job(job).await.ended_by, Some(EndedBy::Reaper));
+    lab.complete(job, built("")).await.unwrap();
+    assert_eq!(lab.job(job).await.status(), JobStatus::Succeeded);
+    let workspace = lab.plane.store().workspace(workspace.id).await.unwrap();
+    assert!(workspace.unwrap().deleted_at.is_some());
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use super::{BUSY_TIMEOUT, options};
 pub const FORMAT: u32 = MIGRATIONS.len() as u32;
 
 /// Migration `n` leads from format `n` to format `n + 1`.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("0001.sql"),
     include_str!("0002.sql"),
     include_str!("0003.sql"),
@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("0006.sql"),
     include_str!("0007.sql"),
     include_str!("0008.sql"),
+    include_str!("0009.sql"),
 ];
 
 // Result codes of SQLite, https://www.sqlite.org/rescode.html

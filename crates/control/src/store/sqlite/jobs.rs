@@ -189,6 +189,16 @@ async fn apply(change: &mut Transaction<'_, Db>, end: &End) -> Result<(), StoreE
     }
 }
 
+/// Returns whether this is the success of a build whose workspace is as the build left it. Other jobs have made nothing
+/// that would be lost.
+async fn is_late_success(change: &mut Transaction<'_, Db>, end: &End) -> Result<bool, StoreError> {
+    let Effect::Build { build, state, .. } = &end.effect else {
+        return Ok(false);
+    };
+    let is_success = end.by == EndedBy::Daemon && end.error.is_empty();
+    Ok(is_success && workspaces::is_untouched_since(change, *build, state).await?)
+}
+
 #[async_trait]
 impl JobStore for Sqlite {
     async fn insert_job(&self, new: &JobRecord) -> Result<(), StoreError> {
@@ -380,7 +390,10 @@ impl JobStore for Sqlite {
             .await?
             .ok_or_else(|| gone(end.job))?;
         let row = Columns::of("jobs", &row);
-        if let Some(by) = row.optional_word::<EndedBy>("ended_by")? {
+        let before = row.optional_word::<EndedBy>("ended_by")?;
+        if let Some(by) = before
+            && !(by == EndedBy::Reaper && is_late_success(&mut change, &end).await?)
+        {
             return Ok(Ended::Before(by));
         }
         let heard = heard(&row)?;
@@ -405,7 +418,10 @@ impl JobStore for Sqlite {
         .execute(&mut *change)
         .await?;
         change.commit().await?;
-        Ok(Ended::Now)
+        Ok(match before {
+            None => Ended::Now,
+            Some(_) => Ended::Late,
+        })
     }
 
     async fn last_stage(&self, job: JobId) -> Result<String, StoreError> {

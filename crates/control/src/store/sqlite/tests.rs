@@ -2,8 +2,11 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
 use crate::{
-    model::{AuditEntry, FileKind, Organization, OrganizationId},
-    store::{PeopleStore as _, StoreError, TemplateStore as _},
+    model::{AuditEntry, EndedBy, FileKind, JobRecord, JobStatus, Organization, OrganizationId},
+    store::{
+        DaemonStore as _, Effect, End, Ended, JobFilter, JobStore as _, PeopleStore as _,
+        StateChange, StoreError, TemplateStore as _, WorkspaceFilter, WorkspaceStore as _,
+    },
 };
 
 async fn open(directory: &Path) -> Result<Sqlite, OpenError> {
@@ -149,6 +152,97 @@ async fn an_older_format_is_copied_before_it_is_changed() {
         open(temp.path()).await,
         Err(OpenError::Newer { found, .. }) if found == FORMAT + 1
     ));
+}
+
+/// A workspace whose build the reaper has ended, as the first format stored it.
+const OF_THE_FIRST_FORMAT: &str = r#"
+INSERT INTO organizations VALUES ('00000000-0000-4000-8000-000000000001', 'default', 1, 1000);
+INSERT INTO users VALUES ('00000000-0000-4000-8000-000000000002', 'amy', 'amy@example.com', 'Amy', 0, 5, 1000);
+INSERT INTO daemons VALUES ('00000000-0000-4000-8000-000000000003', '00000000-0000-4000-8000-000000000001', NULL, 'd', '',
+  '{"scope":"organization","owner":""}', '["terraform"]', 'v1', 1000, 2000);
+INSERT INTO files VALUES ('00000000-0000-4000-8000-000000000004', 'template', 'ab', x'00');
+INSERT INTO jobs VALUES ('00000000-0000-4000-8000-000000000005', '00000000-0000-4000-8000-000000000001',
+  '00000000-0000-4000-8000-000000000002', '{"kind":"template_import","version_id":"00000000-0000-4000-8000-000000000006"}',
+  'terraform', '{"scope":"organization","owner":""}', 0, 'small/1', 1000, 1000, 1000, NULL, 2000,
+  '00000000-0000-4000-8000-000000000003', 'd', '', NULL, 'daemon', 0, 0, NULL);
+INSERT INTO templates VALUES ('00000000-0000-4000-8000-000000000007', '00000000-0000-4000-8000-000000000001', 'small', NULL,
+  '00000000-0000-4000-8000-000000000002', 1000, 1000, NULL);
+INSERT INTO versions VALUES ('00000000-0000-4000-8000-000000000006', '00000000-0000-4000-8000-000000000007', '1', '',
+  '00000000-0000-4000-8000-000000000004', '00000000-0000-4000-8000-000000000005', 1, '{}',
+  '00000000-0000-4000-8000-000000000002', 1000, x'00', '{"variables":[],"readme":"hello","workspace_tags":{},
+  "parameters":[],"presets":[],"external_auth":[],"modules":[],"start_resources":[],"stop_resources":[],
+  "modules_file":null,"has_ai_tasks":false,"has_external_agents":false}', NULL);
+INSERT INTO workspaces VALUES ('00000000-0000-4000-8000-000000000008', '00000000-0000-4000-8000-000000000001',
+  '00000000-0000-4000-8000-000000000002', '00000000-0000-4000-8000-000000000007', 'dev', 1000, 1000, NULL);
+INSERT INTO jobs VALUES ('00000000-0000-4000-8000-000000000009', '00000000-0000-4000-8000-000000000001',
+  '00000000-0000-4000-8000-000000000002', '{"kind":"workspace_build","build_id":"00000000-0000-4000-8000-00000000000a"}',
+  'terraform', '{"scope":"organization","owner":""}', 0, 'amy/dev', 1000, 1000, 1000, NULL, 2000,
+  '00000000-0000-4000-8000-000000000003', 'd', 'lost', NULL, 'reaper', 0, 0, NULL);
+INSERT INTO builds VALUES ('00000000-0000-4000-8000-00000000000a', '00000000-0000-4000-8000-000000000008', 1, 'start',
+  '00000000-0000-4000-8000-000000000006', '00000000-0000-4000-8000-000000000009', '[]', '', '', 0, NULL, NULL,
+  '00000000-0000-4000-8000-000000000002', 1000);
+"#;
+
+#[tokio::test]
+async fn what_the_first_format_stored_is_read_by_this_version() {
+    let temp = tempfile::tempdir().unwrap();
+    let (path, backups) = (temp.path().join("outpost.db"), temp.path().join("backups"));
+    let writer = pool(1)
+        .connect_with(options().filename(&path).create_if_missing(true))
+        .await
+        .unwrap();
+    fs::create_dir(&backups).unwrap();
+    let first = &format::MIGRATIONS[..1];
+    format::migrate_with(first, &path, &backups, &writer)
+        .await
+        .unwrap();
+    sqlx::raw_sql(OF_THE_FIRST_FORMAT)
+        .execute(&writer)
+        .await
+        .unwrap();
+    writer.close().await;
+
+    let store = open(temp.path()).await.unwrap();
+
+    assert_eq!(facts(&path).await.unwrap().format, FORMAT);
+    let copies = fs::read_dir(&backups).unwrap();
+    let copy = copies.map(|it| it.unwrap().path()).next().unwrap();
+    assert_eq!(facts(&copy).await.unwrap().format, 1);
+    let (users, daemons) = (store.users().await.unwrap(), store.daemons().await.unwrap());
+    assert_eq!((&*users[0].name, &*daemons[0].name), ("amy", "d"));
+    let filter = JobFilter {
+        limit: 10,
+        ..JobFilter::default()
+    };
+    let jobs = store.jobs(&filter).await.unwrap();
+    let statuses: Vec<_> = jobs.iter().map(JobRecord::status).collect();
+    assert_eq!(statuses, [JobStatus::Failed, JobStatus::Succeeded]);
+    let templates = store.templates().await.unwrap();
+    let versions = store.versions(templates[0].id).await.unwrap();
+    let output = store.import_output(versions[0].id).await.unwrap();
+    assert_eq!(output.readme, "hello");
+    let workspaces = store.workspaces(&WorkspaceFilter::default()).await.unwrap();
+    let build = store.latest_build(workspaces[0].id).await.unwrap().unwrap();
+
+    let end = End {
+        job: jobs[0].id,
+        by: EndedBy::Daemon,
+        error: String::new(),
+        error_code: None,
+        lines: Vec::new(),
+        effect: Effect::Build {
+            build: build.id,
+            state: StateChange::Clear,
+            made: None,
+            agents: Vec::new(),
+            deleted: false,
+        },
+        silent_since: None,
+        now: Timestamp::from_second(3).unwrap(),
+    };
+    assert_eq!(store.end_job(end.clone()).await.unwrap(), Ended::Late);
+    let again = store.end_job(end).await.unwrap();
+    assert_eq!(again, Ended::Before(EndedBy::Daemon));
 }
 
 #[tokio::test]

@@ -155,6 +155,29 @@ async fn point_at_state(
 }
 
 /// Stores the effects of a build.
+/// Returns whether a build is the newest one of its workspace, and nobody has given it another state than `state`.
+pub(super) async fn is_untouched_since(
+    change: &mut Transaction<'_, Db>,
+    id: BuildId,
+    state: &StateChange,
+) -> Result<bool, StoreError> {
+    let digest = match state {
+        StateChange::Set(new) => Some(new.digest.as_slice()),
+        StateChange::Keep | StateChange::Clear => None,
+    };
+    let row = sqlx::query(
+        "SELECT NOT EXISTS (SELECT 1 FROM builds n WHERE n.workspace_id = b.workspace_id AND n.number > b.number)
+           AND NOT EXISTS (SELECT 1 FROM states s WHERE s.build_id = b.id AND s.digest IS NOT ?) AS untouched
+         FROM builds b WHERE b.id = ?",
+    )
+    .bind(digest)
+    .bind(id.to_string())
+    .fetch_optional(&mut **change)
+    .await?
+    .ok_or_else(|| gone(id))?;
+    Columns::of("builds", &row).flag("untouched")
+}
+
 pub(super) async fn finish_build(
     change: &mut Transaction<'_, Db>,
     id: BuildId,
