@@ -79,8 +79,8 @@ fn coder_s_everyday_commands_do_their_work_here() {
     unknown.iter().for_each(|name| {
         login.env_remove(name);
     });
-    login.args(["login", &server.url, "--use-token-as-session"]);
-    login.args(["--token", token.trim()]);
+    // The token is exchanged for one of the CLI's own, which a logout revokes.
+    login.args(["login", &server.url, "--token", token.trim()]);
     let output = login.output().unwrap();
     assert!(output.status.success(), "{output:?}");
 
@@ -113,6 +113,18 @@ fn coder_s_everyday_commands_do_their_work_here() {
     assert_eq!(
         fs::read_to_string(pulled.join("main.tf")).unwrap(),
         TEMPLATE
+    );
+
+    let edit = |option, value| cli.run(&["templates", "edit", "small", "--yes", option, value]);
+    let edited = edit("--name", "smaller");
+    assert!(edited.status.success(), "{edited:?}");
+    cli.says(&["templates", "list"], &["smaller"]);
+    cli.ok(&["templates", "edit", "smaller", "--name", "small", "--yes"]);
+    let refused = edit("--display-name", "Small");
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && told.contains("cannot change display_name"),
+        "{told}"
     );
 
     let create = [
@@ -150,6 +162,13 @@ fn coder_s_everyday_commands_do_their_work_here() {
     cli.says(&["delete", "dev", "--yes"], &["has been deleted"]);
     assert!(!cli.ok(&["list"]).contains("dev"));
     cli.ok(&["templates", "delete", "small", "--yes"]);
+
+    let report: serde_json::Value = serde_json::from_str(&cli.ok(&["netcheck"])).unwrap();
+    let regions = report["derp"]["regions"].as_object().unwrap();
+    assert!(
+        regions.values().all(|region| region["healthy"] == true),
+        "{report}"
+    );
 
     let secrets = cli.run(&["secret", "list"]);
     let why = String::from_utf8_lossy(&secrets.stderr);

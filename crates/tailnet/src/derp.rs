@@ -9,5 +9,6 @@ pub mod frame;
 mod guests;
 mod rates;
 pub mod server;
+mod strangers;
 
 pub use self::{counts::Counts, guests::Expected, rates::Limits};

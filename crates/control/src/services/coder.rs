@@ -32,9 +32,11 @@ mod resources;
 mod rpc;
 mod search;
 mod session;
+mod template_settings;
 mod templates;
 mod updates;
 mod upgrade;
+mod users;
 mod versions;
 mod watch;
 mod workspaces;
@@ -103,6 +105,7 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config, shares: Shares) -> Rou
     let answered = workspaces::routes()
         .merge(builds::routes())
         .merge(organizations::routes())
+        .merge(users::routes())
         .merge(templates::routes())
         .merge(versions::routes())
         .merge(dry_runs::routes())

@@ -2,13 +2,16 @@
 
 use std::io;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::frame::Frame;
+use super::frame::{self, Frame};
 
 /// Sizes of a read: small for a peer that sends little, and up to the large one the more it sends.
 const READ_BYTES: (usize, usize) = (4 << 10, 64 << 10);
+
+/// Longest frame that counts as short, with its header.
+const SHORT_BYTES: usize = 64;
 
 /// Reader of frames that survives cancellation.
 pub(super) struct Reader<R> {
@@ -45,17 +48,53 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             if let Some(frame) = self.ready()? {
                 return Ok(Some(frame));
             }
-            self.buffer.reserve(self.room);
-            let length = self.io.read_buf(&mut self.buffer).await?;
-            if length == 0 {
-                return match self.buffer.is_empty() {
-                    true => Ok(None),
-                    false => Err(io::ErrorKind::UnexpectedEof.into()),
-                };
+            if !self.read().await? {
+                return Ok(None);
             }
-            self.count += length;
-            self.room = (2 * length).clamp(READ_BYTES.0, READ_BYTES.1);
         }
+    }
+
+    /// Reads the next frame if it is short and wanted; one that is not stays unread, and this waits forever. Can be
+    /// dropped like [`Self::next`].
+    pub(super) async fn next_short(
+        &mut self,
+        is_wanted: fn(&Frame) -> bool,
+    ) -> io::Result<Option<Frame>> {
+        loop {
+            let (length, here) = (frame::length(&self.buffer), self.buffer.len());
+            if length > SHORT_BYTES {
+                return std::future::pending().await;
+            }
+            if here >= length {
+                let mut copy = BytesMut::from(&self.buffer[..length]);
+                let frame = Frame::decode(&mut copy).map_err(|error| invalid(error.to_string()))?;
+                match frame.filter(is_wanted) {
+                    Some(frame) => {
+                        self.buffer.advance(length);
+                        return Ok(Some(frame));
+                    }
+                    None => return std::future::pending().await,
+                }
+            }
+            if !self.read().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads some bytes; returns `false` at the end of the stream.
+    async fn read(&mut self) -> io::Result<bool> {
+        self.buffer.reserve(self.room);
+        let length = self.io.read_buf(&mut self.buffer).await?;
+        if length == 0 {
+            return match self.buffer.is_empty() {
+                true => Ok(false),
+                false => Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+        }
+        self.count += length;
+        self.room = (2 * length).clamp(READ_BYTES.0, READ_BYTES.1);
+        Ok(true)
     }
 }
 

@@ -34,6 +34,7 @@ use super::{
     frame::{self, Frame, Gone},
     guests::{Expected, Guests},
     rates::{Limits, Pace, Rates},
+    strangers::Strangers,
 };
 use crate::{
     disco,
@@ -74,6 +75,7 @@ struct Shared {
     clients: Mutex<Clients>,
     /// Keys that the relay serves; `None` for any key.
     guests: Option<Guests>,
+    strangers: Strangers,
     rates: Rates,
     counters: Arc<Counters>,
 }
@@ -406,6 +408,7 @@ impl Relay {
             counters: clients.counters.clone(),
             clients: Mutex::new(clients),
             guests,
+            strangers: Strangers::default(),
             rates: Rates::new(limits),
         }))
     }
@@ -511,8 +514,21 @@ impl Relay {
             return Err(invalid("mesh connections between relays are not supported"));
         }
         if let Some(guests) = self.0.guests.as_ref().filter(|_| !guest.is_known) {
-            let waited = timeout(INTRODUCTION, guests.wait_for(key)).await;
-            waited.map_err(|_| invalid("client's key is unknown to the coordinator"))?;
+            let known = guests.wait_for(key);
+            let waiting = async {
+                match guest.address {
+                    Some(address) => {
+                        let strangers = &self.0.strangers;
+                        strangers.meet(key, address, (reader, writer), known).await
+                    }
+                    None => {
+                        known.await;
+                        Ok(())
+                    }
+                }
+            };
+            let waited = timeout(INTRODUCTION, waiting).await;
+            waited.map_err(|_| invalid("client's key is unknown to the coordinator"))??;
         }
         mark_authenticated(None);
         let (id, queue) = self.clients().enter(key);

@@ -13,12 +13,12 @@ use axum::{
     routing::get,
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{
     answer::Refusal, authentication, bodies::Bodies, jobs::not_found, organizations, query, search,
-    versions,
+    template_settings::unsupported, versions,
 };
 use crate::{
     model::{Template, TemplateId, Version},
@@ -30,7 +30,10 @@ use crate::{
 pub(super) fn routes() -> Router<Arc<Plane>> {
     Router::new()
         .route("/api/v2/templates", get(all))
-        .route("/api/v2/templates/{template}", get(one).delete(delete))
+        .route(
+            "/api/v2/templates/{template}",
+            get(one).patch(edit).delete(delete),
+        )
         .route(
             "/api/v2/templates/{template}/versions",
             get(versions_of).patch(activate),
@@ -150,6 +153,34 @@ async fn delete(
     };
     deleted.await.map_err(Refusal::unavailable)?;
     Ok(Json(json!({ "message": "Template has been deleted!" })))
+}
+
+/// Renames a template. Other settings cannot be changed, and a client that changes one is told.
+async fn edit(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Extension(bodies): Extension<Bodies>,
+    request: Request,
+) -> Result<Json<Value>, Refusal> {
+    let caller = authentication::caller(&plane, request.headers()).await?;
+    let asked: Map<String, Value> = bodies.json(Sender::Person(caller.user.id), request).await?;
+    let edited = async {
+        let template = find(&plane, &id).await?;
+        let unsupported = unsupported(&asked, &as_json(&plane, &template).await?);
+        if !unsupported.is_empty() {
+            return Err(RequestError::Invalid(format!(
+                "This server is outpost, whose templates have a name and no other settings; it cannot change {}.",
+                unsupported.join(", ")
+            )));
+        }
+        let name = asked.get("name").and_then(Value::as_str);
+        let template = match name.filter(|name| *name != template.name) {
+            Some(name) => plane.rename_template(&caller, &template, name).await?,
+            None => template,
+        };
+        as_json(&plane, &template).await
+    };
+    edited.await.map(Json).map_err(Refusal::unavailable)
 }
 
 /// Versions, newest first; one page of them if the client asks for a page.
