@@ -144,8 +144,10 @@ pub(super) async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Res
     (StatusCode::NOT_FOUND, Json(why)).into_response()
 }
 
-/// Validity of a result about the storage: anybody may ask, and each check writes to the disk.
+/// Validity of a result about the storage: anybody may ask, and each check writes to the disk. A failure counts for less
+/// time, so that whoever has freed some space sees at once that it was enough.
 const GOOD_FOR: Duration = Duration::from_secs(5);
+const BAD_FOR: Duration = Duration::from_millis(500);
 
 /// Result of a write to the storage, with the line that `/readyz` returns on failure.
 type Storage = Result<(), &'static str>;
@@ -158,12 +160,16 @@ struct Readiness {
     last: Arc<Mutex<Option<(Instant, Storage)>>>,
 }
 
+fn still_counts(answer: Storage, age: Duration) -> bool {
+    age < if answer.is_ok() { GOOD_FOR } else { BAD_FOR }
+}
+
 impl Readiness {
     /// Checks the storage. Concurrent callers wait for one result.
     async fn storage(&self) -> Storage {
         let mut last = self.last.lock().await;
         if let Some((at, answer)) = *last
-            && at.elapsed() < GOOD_FOR
+            && still_counts(answer, at.elapsed())
         {
             return answer;
         }
@@ -200,5 +206,28 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, &'static str)
     match readiness.storage().await {
         Ok(()) => (StatusCode::OK, "ok\n"),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_looked_into_again_within_a_second_and_a_success_is_not() {
+        let full = Err("disk with the database is full\n");
+        for (answer, milliseconds, counts) in [
+            (full, 100, true),
+            (full, 900, false),
+            (Ok(()), 900, true),
+            (Ok(()), 5000, false),
+        ] {
+            let age = Duration::from_millis(milliseconds);
+            assert_eq!(
+                still_counts(answer, age),
+                counts,
+                "{answer:?} {milliseconds}"
+            );
+        }
     }
 }
