@@ -79,7 +79,7 @@ pub(super) struct EngineArgs {
     /// Make no outbound connections: no registry, no engine download, no check for newer versions
     #[arg(long, env = "OUTPOST_SEALED")]
     sealed: bool,
-    /// Take module archives that templates reference by https:// address from the mirror's directory, too
+    /// Also take module archives that templates reference by https:// address from the mirror's directory
     ///
     /// While providers and modules are installed, a proxy replaces the hosts of those archives, and nothing else can be
     /// reached over HTTPS. Needs --mirror DIR and --sealed.

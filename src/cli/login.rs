@@ -67,7 +67,7 @@ pub(super) struct Whoami {
 pub(super) enum Saved {
     /// List all saved logins
     List,
-    /// Make another saved login the current one
+    /// Switch to another saved login
     Use {
         /// Name of the saved login
         #[arg(value_name = "CONTEXT", add = complete::contexts())]

@@ -33,7 +33,7 @@ pub(super) enum Organization {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Delete an organization without templates and workspaces; its provisioner keys go, too
+    /// Delete an organization that has no templates and workspaces, along with its provisioner keys
     #[command(visible_alias = "rm")]
     Delete {
         /// Name or id of the organization

@@ -107,7 +107,7 @@ struct Run {
         default_value = "5m"
     )]
     job_lease: humantime::Duration,
-    /// Time that a job may be queued
+    /// Longest time that a job may wait for a daemon
     #[arg(
         long,
         value_name = "DURATION",
@@ -122,7 +122,8 @@ struct Run {
         long,
         value_name = "COUNT",
         env = "OUTPOST_PROVISIONERS",
-        default_value_t = 0
+        default_value_t = 0,
+        help_heading = "Daemons in this process"
     )]
     provisioners: usize,
     /// Source of these daemons' `coder` provider
@@ -130,7 +131,8 @@ struct Run {
         long,
         value_name = "SOURCE",
         env = "OUTPOST_CODER_PROVIDER",
-        default_value = "registry"
+        default_value = "registry",
+        help_heading = "Daemons in this process"
     )]
     coder_provider: CoderProvider,
     #[command(flatten)]
@@ -143,14 +145,12 @@ struct Run {
 
 /// Coder's settings for a server's outbound connections. This server makes none; a setting that expects one is reported at start.
 #[derive(Debug, clap::Args)]
-#[command(
-    next_help_heading = "Outbound connections of Coder's server, which this server never makes"
-)]
+#[command(next_help_heading = "Outbound connections")]
 struct Outside {
-    /// Send telemetry to Coder
+    /// Accepted for compatibility with Coder's server; this one never sends telemetry
     #[arg(long, env = "CODER_TELEMETRY_ENABLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = values::boolean)]
     telemetry: Option<bool>,
-    /// Check for newer versions
+    /// Accepted for compatibility with Coder's server; this one never checks for newer versions
     #[arg(long, env = "CODER_UPDATE_CHECK", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = values::boolean)]
     update_check: Option<bool>,
     /// STUN servers for agents and their clients, as CSV of HOST:PORT; `disable` for none, which is the default

@@ -65,8 +65,8 @@ pub(super) struct Ssh {
     /// The workspace, as NAME or OWNER/NAME; append .AGENT if it has several agents
     #[arg(value_name = "WORKSPACE", add = complete::workspaces())]
     workspace: String,
-    /// Command to run; if missing, a login shell
-    #[arg(value_name = "COMMAND", last = true)]
+    /// Command to run, with its options; if missing, a login shell
+    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     command: Vec<String>,
     /// Allocate a terminal for the command
     #[arg(long, short = 't', requires = "command")]

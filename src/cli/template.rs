@@ -73,13 +73,13 @@ pub(super) enum Template {
     /// Test templates with scenarios, without a server
     #[command(after_help = TEST_HELP)]
     Test(Box<test::Test>),
-    /// Compare two versions of a template, and tell what an update does to running workspaces
+    /// Compare two versions of a template, and show what an update does to running workspaces
     #[command(after_help = DIFF_HELP)]
     Diff(Box<diff::Diff>),
-    /// Schemas of providers, which mocks are served from
+    /// Export schemas of providers, from which `template test` mocks them
     #[command(subcommand)]
     Schema(schema::Schema),
-    /// Policies for templates, in Rego
+    /// Test policies for templates, which are written in Rego
     #[command(subcommand)]
     Policy(policy::Policy),
     /// Upload a directory as a new version, import it and activate it
@@ -159,7 +159,7 @@ pub(super) struct DryRun {
         hide_default_value = true
     )]
     version: String,
-    /// Answer to a parameter of the template
+    /// Value of a template parameter
     #[arg(long = "parameter", value_name = "NAME=VALUE")]
     parameters: Vec<Pair>,
     /// Name of the planned workspace

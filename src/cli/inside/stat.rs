@@ -57,7 +57,7 @@ enum What {
         /// Path for which to check disk usage
         #[arg(long, default_value = "/")]
         path: PathBuf,
-        /// The same as an argument, which takes precedence
+        /// Path for which to check disk usage; takes precedence over --path
         #[arg(value_name = "PATH")]
         place: Option<PathBuf>,
         /// SI prefix of the amounts

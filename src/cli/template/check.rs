@@ -48,7 +48,7 @@ pub(in crate::cli) struct Check {
     /// Directories of templates
     #[arg(value_name = "DIR", default_value = ".")]
     directories: Vec<PathBuf>,
-    /// Write a report to a file, too: table, json, sarif, junit, gitlab or github
+    /// Also write a report to a file: table, json, sarif, junit, gitlab or github
     #[arg(long = "report", value_name = "FORMAT=FILE")]
     reports: Vec<ReportTo>,
     /// Lowest severity that makes the command fail

@@ -25,7 +25,7 @@ use crate::{
     template::scenario::{self, Difference, Facts, Given, Scenario},
 };
 
-/// Compare two versions of a template, and tell what an update does to running workspaces
+/// Compare two versions of a template, and show what an update does to running workspaces
 ///
 /// Builds a workspace of OLD on mocks, as `outpost template test` does, and plans NEW for it. A version is a directory, an
 /// archive (.tar, .tar.gz, .zip), a commit of the repository with its directory (REF:PATH, or REF for the directory that
@@ -41,7 +41,7 @@ pub(in crate::cli) struct Diff {
     /// Value of a Terraform variable
     #[arg(long = "variable", alias = "var", value_name = "NAME=VALUE")]
     variables: Vec<Pair>,
-    /// Answer to a parameter; others are the defaults, and made up where there is none
+    /// Value of a template parameter; the others have their defaults, or made-up values if they have none
     #[arg(long = "parameter", value_name = "NAME=VALUE")]
     parameters: Vec<Pair>,
     /// File with the token for `active@SERVER/TEMPLATE` [default: $CODER_SESSION_TOKEN]

@@ -16,7 +16,7 @@ use crate::{
 const TEST_HELP: &str =
     "Exit codes: 0 all tests passed, 1 one failed, 2 wrong usage or a mistake in a policy.";
 
-/// Policies for templates, in Rego
+/// Test policies for templates, which are written in Rego
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::cli) enum Policy {
     /// Run the tests of policies: rules `test_…` in the files `*.rego` of a directory

@@ -28,7 +28,7 @@ use crate::{
 /// Exit codes of `schema export`.
 const EXPORT_HELP: &str = "Exit codes: 0 written, 2 wrong usage or configuration, 3 a provider could not be asked, 130 interrupted.";
 
-/// Schemas of providers, which mocks are served from
+/// Export schemas of providers, from which `template test` mocks them
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::cli) enum Schema {
     /// Write the schemas of a template's providers to a file for `--schema`
@@ -48,7 +48,7 @@ pub(in crate::cli) struct Export {
     /// File to write [default: standard output]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Download providers that are in neither of the places that are named, as `terraform init` does
+    /// Download providers that are in neither --plugin-dir nor --mirror, as `terraform init` does
     #[arg(long, conflicts_with = "sealed")]
     online: bool,
     #[command(flatten)]

@@ -55,10 +55,10 @@ pub(in crate::cli) struct Test {
     /// Report only runs whose FILE/NAME matches this regular expression; runs before them are still built
     #[arg(long, value_name = "REGEX")]
     filter: Option<Regex>,
-    /// Number of scenarios played at a time [default: one for each core, at most 4; fewer if memory is short]
+    /// Number of scenarios to run at a time [default: one for each core, at most 4; fewer if memory is short]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
-    /// Play only one part of the scenarios, such as 1/4
+    /// Run only one part of the scenarios, such as 1/4
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
     /// Stop at the first failure
@@ -70,12 +70,12 @@ pub(in crate::cli) struct Test {
     /// Begin runs without `apply` with the state of a workspace, as `coder state pull` prints it
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// Play the scenarios with these versions of a provider, such as coder/coder=2.13.0,2.20.0, from --plugin-dir or --mirror
+    /// Run the scenarios with these versions of a provider, such as coder/coder=2.13.0,2.20.0, from --plugin-dir or --mirror
     #[arg(long = "provider", value_name = "ADDRESS=VERSION,…")]
     providers: Vec<ProviderVersions>,
     #[command(flatten)]
     schemas: SchemaArgs,
-    /// Write a report to a file, too: table, json or junit
+    /// Also write a report to a file: table, json or junit
     #[arg(long = "report", value_name = "FORMAT=FILE")]
     reports: Vec<ReportTo>,
     #[command(flatten)]

@@ -203,6 +203,15 @@ async fn our_own_commands_lead_there_too_and_to_the_agent_that_is_named() {
     lab.workspace("dev", vec![main.clone(), gpu.clone()]).await;
     let _running = [lab.run(&main, &[]), lab.run(&gpu, &[])];
 
+    // As `rsync -e 'outpost ssh'` calls it.
+    let called = ended(lab.ours(&["ssh", "dev.main", "echo", "--server", "-l", "--", "x"])).await;
+    assert_eq!(
+        text(&called.stdout),
+        "--server -l -- x\n",
+        "{}",
+        text(&called.stderr)
+    );
+
     for name in ["main", "gpu"] {
         let to = format!("dev.{name}");
         let script = "echo $CODER_WORKSPACE_AGENT_NAME; exit 7";
