@@ -25,7 +25,7 @@ use std::{
 
 use outpost_language::TemplateFiles;
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, Stat},
+    fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat},
     io::Errno,
 };
 use tokio::{task::spawn_blocking, time::timeout};
@@ -162,6 +162,22 @@ impl Dir {
     fn held(fd: OwnedFd, path: PathBuf) -> io::Result<Self> {
         let owner = rustix::fs::fstat(&fd)?.st_uid;
         Ok(Self(Arc::new(Held { fd, path, owner })))
+    }
+
+    /// Marks the directory as in use while this is held, so that [`removal::sweep`](crate::removal::sweep) leaves it
+    /// alone however old it looks: a clock may be set forward, and a file server's clock may differ.
+    pub fn mark_in_use(&self) {
+        // Where the file system has no locks, only the age counts.
+        let _ = rustix::fs::flock(self.fd(), FlockOperation::NonBlockingLockShared);
+    }
+
+    /// Returns whether somebody has marked the directory at `path` as in use.
+    pub(crate) fn is_in_use(path: &Path) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(path, flags, Mode::empty());
+        let locked =
+            opened.map(|fd| rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive));
+        locked == Ok(Err(Errno::WOULDBLOCK))
     }
 
     /// Returns the path with which it was opened, for processes and messages.

@@ -30,7 +30,7 @@ use tokio::{runtime::Handle, time::sleep};
 use tracing::{Instrument as _, error, info, warn};
 
 use self::flatten::{Turn, turn};
-use super::beneath::{self, within};
+use super::beneath::{self, Dir, within};
 
 /// Duration of one turn.
 const TURN: Duration = Duration::from_millis(500);
@@ -142,7 +142,7 @@ impl Drop for Scratch {
 pub async fn sweep(dir: &Path, prefix: &str, age: Duration, retries_aside: bool) {
     let (place, prefix) = (dir.to_owned(), prefix.to_owned());
     let found = within(beneath::DEADLINE, move || {
-        leftovers(&place, &prefix, age, SystemTime::now(), retries_aside)
+        leftovers(&place, &prefix, age, clock_of(&place), retries_aside)
     });
     let found = found.await.and_then(|found| found);
     let found = found.unwrap_or_else(|error| {
@@ -154,6 +154,13 @@ pub async fn sweep(dir: &Path, prefix: &str, age: Duration, retries_aside: bool)
             warn!(%error, dir = %path.display(), "cannot remove a leftover directory");
         }
     }
+}
+
+/// Returns the time by the clock of the file system that `dir` is on, which may be that of a file server: by ours a
+/// directory that was made a moment ago could look old.
+pub fn clock_of(dir: &Path) -> SystemTime {
+    let probe = tempfile::tempfile_in(dir).and_then(|file| file.metadata()?.modified());
+    probe.unwrap_or_else(|_| SystemTime::now())
 }
 
 /// Returns the directories in `dir` that were moved aside.
@@ -285,6 +292,15 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     entries.map(|entry| Ok(entry?.path())).collect()
 }
 
+fn is_old(touched: SystemTime, age: Duration, now: SystemTime) -> bool {
+    now.duration_since(touched).unwrap_or_default() >= age
+}
+
+/// Returns whether a process works in the directory at `path`, as [`Dir::mark_in_use`] says.
+pub fn is_in_use(path: &Path) -> bool {
+    Dir::is_in_use(path)
+}
+
 fn leftovers(
     dir: &Path,
     prefix: &str,
@@ -306,7 +322,7 @@ fn leftovers(
         match (has_end(path, REMOVING), has_end(path, ASIDE)) {
             (true, _) => true,
             (_, true) => retries_aside,
-            _ => now.duration_since(touched).unwrap_or_default() >= age,
+            _ => is_old(touched, age, now) && !is_in_use(path),
         }
     };
     let mut found = entries(dir)?;

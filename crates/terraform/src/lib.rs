@@ -47,7 +47,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -269,7 +269,8 @@ impl Engine {
     /// Removes the values of variables that daemons left behind when they died, and begins to remove everything else.
     pub async fn clean(&self) {
         let work_dir = self.config.work_dir.clone();
-        let swept = spawn_blocking(move || leftovers::sweep(&work_dir, SystemTime::now()));
+        let swept =
+            spawn_blocking(move || leftovers::sweep(&work_dir, removal::clock_of(&work_dir)));
         // If it panics, the next run tries again.
         let _ = swept.await;
         self.sweep();

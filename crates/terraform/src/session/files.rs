@@ -62,10 +62,10 @@ impl Files {
     }
 
     fn at(dir: &Path, private: &Path) -> io::Result<Self> {
-        Ok(Self {
-            dir: Dir::open(dir)?,
-            private: Dir::open(private)?,
-        })
+        let (dir, private) = (Dir::open(dir)?, Dir::open(private)?);
+        dir.mark_in_use();
+        private.mark_in_use();
+        Ok(Self { dir, private })
     }
 
     async fn with<T: Send + 'static>(
