@@ -196,8 +196,8 @@ async fn be_there(
         shared.is_now(State::Starting);
         let beginning = begin(shared.clone(), manifest.clone(), graceful.clone());
         // Outlives this connection, and ends with `graceful`.
-        let beginning = beginning.instrument(info_span!("scripts"));
-        shared.children.spawn(beginning);
+        let span = info_span!("scripts");
+        shared.children.spawn(beginning.instrument(span));
     }
     let coordinating = async {
         shared.coordinates.send_replace(true);
