@@ -4,6 +4,7 @@
 //! coder `agent/agentssh/agentssh.go`: what a session may do, and how it ends.
 
 mod forward;
+mod inbox;
 mod jetbrains;
 mod session;
 
@@ -20,6 +21,7 @@ use russh::{
     server::{self, Auth, ChannelOpenHandle, Msg},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::timeout,
@@ -41,6 +43,12 @@ const CHANNELS: usize = 1024;
 const GREETING: Duration = Duration::from_secs(120);
 /// Longest time for a client to accept our goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// Bytes that wait to be sent. russh does not read while it writes, and neither does a client that is built on it; both
+/// would wait for ever if each had more to send than the connection holds. A client accepts 2 MiB for each channel.
+const SEND_BUFFER: usize = 4 << 20;
+/// Bytes that a client may send on a channel before they are taken. What lets us send more arrives behind them: with russh's
+/// 2 MiB, input that is taken slowly would hold up the output more than itself, and ever more of it would wait.
+const WINDOW: u32 = 512 << 10;
 /// Number of messages that wait for a session that does not read.
 const BUFFER: usize = 64;
 /// Number of keep-alives that a client may leave unanswered.
@@ -101,29 +109,61 @@ impl Server {
         };
         let config = self.config.read();
         let config = config.unwrap_or_else(PoisonError::into_inner).clone();
-        let begun = server::run_stream(config, stream, handler);
-        let begun = timeout(GREETING, begun).await;
-        let mut session = match begun {
-            Ok(Ok(session)) => session,
-            Ok(Err(error)) => return debug!(%error, "SSH handshake failed"),
-            Err(_) => return debug!("an SSH client sent no identification"),
-        };
-        let handle = session.handle();
-        let ended = tokio::select! {
-            ended = &mut session => ended,
-            () = stop.draining() => {
-                // A client that receives this stops waiting.
-                let why = "the agent shuts down".to_owned();
-                let goodbye = async {
-                    handle.disconnect(Disconnect::ByApplication, why, String::new()).await?;
-                    session.await
-                };
-                timeout(GOODBYE, goodbye).await.unwrap_or(Ok(()))
-            }
-        };
-        if let Err(error) = ended {
-            debug!(%error, "SSH connection failed");
+        let (near, far) = tokio::io::duplex(SEND_BUFFER);
+        let mut carrying = JoinSet::new();
+        carrying.spawn(carry(far, stream).in_current_span());
+        serve_client(config, near, handler, stop).await;
+        let _ = timeout(GOODBYE, carrying.join_next()).await;
+    }
+}
+
+/// Carries bytes between russh and a client until russh has ended and all it wrote is sent.
+async fn carry(near: DuplexStream, client: impl AsyncRead + AsyncWrite) {
+    let (mut read_near, mut write_near) = tokio::io::split(near);
+    let (mut read_client, mut write_client) = tokio::io::split(client);
+    let receiving = async {
+        let _ = tokio::io::copy(&mut read_client, &mut write_near).await;
+        let _ = write_near.shutdown().await;
+        std::future::pending().await
+    };
+    let sending = async {
+        let _ = tokio::io::copy(&mut read_near, &mut write_client).await;
+        let _ = write_client.shutdown().await;
+    };
+    tokio::select! {
+        () = sending => {}
+        () = receiving => {}
+    }
+}
+
+async fn serve_client(
+    config: Arc<server::Config>,
+    stream: DuplexStream,
+    handler: Handler,
+    stop: Stop,
+) {
+    let begun = server::run_stream(config, stream, handler);
+    let begun = timeout(GREETING, begun).await;
+    let mut session = match begun {
+        Ok(Ok(session)) => session,
+        Ok(Err(error)) => return debug!(%error, "SSH handshake failed"),
+        Err(_) => return debug!("an SSH client sent no identification"),
+    };
+    let handle = session.handle();
+    let ended = tokio::select! {
+        ended = &mut session => ended,
+        () = stop.draining() => {
+            // A client that receives this stops waiting.
+            let why = "the agent shuts down".to_owned();
+            let goodbye = async {
+                handle.disconnect(Disconnect::ByApplication, why, String::new()).await?;
+                session.await
+            };
+            timeout(GOODBYE, goodbye).await.unwrap_or(Ok(()))
         }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "SSH connection failed");
     }
 }
 
@@ -138,6 +178,7 @@ fn config(key: PrivateKey, max_timeout: Option<Duration>) -> server::Config {
         inactivity_timeout: None,
         keepalive_interval: keep_alive.filter(|pause| !pause.is_zero()),
         keepalive_max: KEEP_ALIVES,
+        window_size: WINDOW,
         channel_buffer_size: BUFFER,
         auth_rejection_time: Duration::ZERO,
         auth_rejection_time_initial: Some(Duration::ZERO),

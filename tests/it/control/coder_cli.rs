@@ -472,7 +472,7 @@ async fn what_this_server_has_not_is_said_in_words() {
         ),
         ("GET", "organizations/default/groups", "groups are not"),
         ("GET", "organizations/default/members", "`outpost user`"),
-        ("PATCH", "templates/x", "outpost --help"),
+        ("PATCH", "templates/x/acl", "cannot be shared"),
         ("GET", "insights/daus", "outpost --help"),
     ] {
         let (status, body) = cli.send(method, path, json!({})).await;

@@ -119,6 +119,36 @@ async fn connections_go_from_the_client_to_what_the_agent_sees() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn much_goes_through_a_forwarded_connection_both_ways_at_once() {
+    if !has_ssh() {
+        return;
+    }
+    let (lab, _running) = Lab::with_agent(lab::agent("main"), &[]).await;
+    let there = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, here) = (there.local_addr().unwrap().port(), free_address());
+    tokio::spawn(async move {
+        let (mut stream, _) = there.accept().await.unwrap();
+        let (mut from, mut to) = stream.split();
+        tokio::io::copy(&mut from, &mut to).await.unwrap();
+        to.shutdown().await.unwrap();
+    });
+    let _client = holding(&lab, &["-L", &format!("{here}:localhost:{port}")]).await;
+
+    let mut stream = TcpStream::connect(here).await.unwrap();
+    let (mut from, mut to) = stream.split();
+    let sent = vec![7; 32 << 20];
+    let mut back = Vec::new();
+    let sending = async {
+        to.write_all(&sent).await.unwrap();
+        to.shutdown().await.unwrap();
+    };
+    let both = async { tokio::join!(sending, from.read_to_end(&mut back)) };
+    timeout(PATIENCE, both).await.unwrap().1.unwrap();
+
+    assert!(back == sent, "{} bytes came back", back.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_go_from_the_agent_to_what_the_client_sees() {
     if !has_ssh() {
         return;

@@ -9,6 +9,7 @@ use nix::{
 use outpost::mirror::Digest;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::Command,
     time::timeout,
 };
 
@@ -145,6 +146,49 @@ async fn much_goes_through_complete_either_way() {
         begun.elapsed()
     );
     assert_eq!(said, sum);
+}
+
+/// Sends all of this to a program and reads all that it prints meanwhile.
+async fn through(mut command: Command, sent: &[u8]) -> Vec<u8> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut printed = Vec::new();
+    let both = async {
+        let sending = async {
+            // A command that has ended reads no more.
+            let _ = stdin.write_all(sent).await;
+            drop(stdin);
+        };
+        let (read, ()) = tokio::join!(stdout.read_to_end(&mut printed), sending);
+        read.unwrap();
+    };
+    timeout(PATIENCE, both).await.unwrap();
+    printed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn much_goes_through_complete_both_ways_at_once() {
+    let (lab, _running) = Lab::with_agent(lab::agent("main"), &[]).await;
+    let sent: Vec<u8> = (0..MUCH / 4)
+        .flat_map(|at| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+
+    let printed = through(lab.ours(&["ssh", "dev", "--", "cat"]), &sent).await;
+    assert!(printed == sent, "{} bytes came back", printed.len());
+    if has_ssh() {
+        let mut command = lab.open("ssh").await;
+        command.args(["dev.outpost", "cat"]);
+        let printed = through(command, &sent).await;
+        assert!(printed == sent, "{} bytes came back", printed.len());
+    }
+
+    // What a command prints arrives although it reads nothing.
+    let script = format!("head -c {MUCH} /dev/zero; exec sleep 0");
+    let command = lab.ours(&["ssh", "dev", "--", &script]);
+    let printed = through(command, &sent[..8 << 20]).await;
+    assert_eq!(printed.len(), MUCH);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,18 +11,20 @@ use std::{
 };
 
 use russh::{
-    Channel, ChannelOpenFailure,
+    Channel, ChannelMsg, ChannelOpenFailure,
     server::{ChannelOpenHandle, Handle, Msg},
 };
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, copy_bidirectional},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
     time::timeout,
 };
 use tracing::{Instrument as _, debug, debug_span};
+
+use super::inbox::inbox;
 
 /// Longest time for a connection that a client requests, and for its answer to one that we received.
 const DIAL: Duration = Duration::from_secs(10);
@@ -227,11 +229,36 @@ async fn hand_over(
     drop(place);
 }
 
-async fn join(channel: Channel<Msg>, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
-    let mut channel = channel.into_stream();
-    if let Err(error) = copy_bidirectional(&mut channel, &mut stream).await {
+async fn join(channel: Channel<Msg>, stream: impl AsyncRead + AsyncWrite) {
+    let (mut reader, writer) = channel.split();
+    let (mut read_stream, mut write_stream) = tokio::io::split(stream);
+    let (pieces, mut waiting) = inbox();
+    let hearing = async {
+        while let Some(message) = reader.wait().await {
+            match message {
+                ChannelMsg::Data { data } => pieces.send(data).await,
+                ChannelMsg::Eof | ChannelMsg::Close => break,
+                _ => {}
+            }
+        }
+        drop(pieces);
+        io::Result::Ok(())
+    };
+    let passing = async {
+        while let Some(piece) = waiting.recv().await {
+            write_stream.write_all(&piece).await?;
+        }
+        write_stream.shutdown().await
+    };
+    let answering = async {
+        let mut to_client = writer.make_writer();
+        copy(&mut read_stream, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    if let Err(error) = tokio::try_join!(hearing, passing, answering) {
         debug!(%error, "forwarded connection failed");
     }
+    let _ = writer.close().await;
 }
 
 /// Connects a client's channel to a port.

@@ -37,7 +37,11 @@ use tokio::{
 use tracing::{Instrument as _, debug};
 use uuid::Uuid;
 
-use super::{forward::Keys, signal};
+use super::{
+    forward::Keys,
+    inbox::{self, inbox},
+    signal,
+};
 use crate::{
     HANG_UP, Shared,
     command::invocation,
@@ -50,8 +54,6 @@ use crate::{
 const MAX_VARIABLES: (usize, usize) = (256, 64 << 10);
 /// Bytes that are read at a time.
 const CHUNK: usize = 32 << 10;
-/// Number of input chunks that wait for a command.
-const INPUT: usize = 16;
 /// Time for the remaining output in its terminal after a shell has ended.
 const TERMINAL_REST: Duration = Duration::from_millis(50);
 /// Exit status of a command that a signal ended, and of one that we could not run.
@@ -356,7 +358,7 @@ impl Session<'_> {
         let (resizes, mut resized) = mpsc::channel(1);
         let wanted = resize.clone();
         let input = async {
-            let (pieces, mut waiting) = mpsc::channel::<Bytes>(INPUT);
+            let (pieces, mut waiting) = inbox();
             let mut keyboard = keyboard;
             let typing = async {
                 loop {
@@ -490,7 +492,7 @@ async fn listen(
     leader: Option<Pid>,
     on_resize: impl FnMut(Size),
 ) {
-    let (pieces, mut waiting) = mpsc::channel::<Bytes>(INPUT);
+    let (pieces, mut waiting) = inbox();
     let writing = async {
         while let Some(piece) = waiting.recv().await {
             if stdin.write_all(&piece).await.is_err() {
@@ -512,7 +514,7 @@ async fn listen(
 /// Reads messages of the client until it closes the channel.
 async fn hear(
     reader: &mut ChannelReadHalf,
-    mut input: Option<mpsc::Sender<Bytes>>,
+    mut input: Option<inbox::Sender>,
     leader: Option<Pid>,
     mut on_resize: impl FnMut(Size),
 ) {
@@ -520,8 +522,7 @@ async fn hear(
         match message {
             ChannelMsg::Data { data } => {
                 if let Some(input) = &input {
-                    // A command that reads nothing exerts back-pressure on its client.
-                    let _ = input.send(data).await;
+                    input.send(data).await;
                 }
             }
             ChannelMsg::Eof => input = None,
