@@ -171,8 +171,8 @@ impl Dir {
         let _ = rustix::fs::flock(self.fd(), FlockOperation::NonBlockingLockShared);
     }
 
-    /// Returns whether somebody has marked the directory at `path` as in use.
-    pub(crate) fn is_in_use(path: &Path) -> bool {
+    /// Returns whether a process has [marked](Self::mark_in_use) the directory at `path` as in use.
+    pub fn is_in_use(path: &Path) -> bool {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open(path, flags, Mode::empty());
         let locked =

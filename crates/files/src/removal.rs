@@ -292,15 +292,6 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     entries.map(|entry| Ok(entry?.path())).collect()
 }
 
-fn is_old(touched: SystemTime, age: Duration, now: SystemTime) -> bool {
-    now.duration_since(touched).unwrap_or_default() >= age
-}
-
-/// Returns whether a process works in the directory at `path`, as [`Dir::mark_in_use`] says.
-pub fn is_in_use(path: &Path) -> bool {
-    Dir::is_in_use(path)
-}
-
 fn leftovers(
     dir: &Path,
     prefix: &str,
@@ -322,7 +313,7 @@ fn leftovers(
         match (has_end(path, REMOVING), has_end(path, ASIDE)) {
             (true, _) => true,
             (_, true) => retries_aside,
-            _ => is_old(touched, age, now) && !is_in_use(path),
+            _ => now.duration_since(touched).unwrap_or_default() >= age && !Dir::is_in_use(path),
         }
     };
     let mut found = entries(dir)?;

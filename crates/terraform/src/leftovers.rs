@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outpost_files::removal;
+use outpost_files::beneath::Dir;
 use tracing::warn;
 
 use super::session::PREFIX;
@@ -53,7 +53,7 @@ pub(super) fn sweep(work_dir: &Path, now: SystemTime) {
             .as_encoded_bytes()
             .starts_with(PREFIX.as_bytes())
     });
-    let unused = ours.filter(|entry| !removal::is_in_use(&entry.path()));
+    let unused = ours.filter(|entry| !Dir::is_in_use(&entry.path()));
     for path in unused.map(|entry| entry.path().join(VARIABLES)) {
         let written = fs::symlink_metadata(&path).and_then(|it| it.modified());
         let age = written.ok().and_then(|at| now.duration_since(at).ok());
@@ -92,7 +92,7 @@ mod tests {
         let now = SystemTime::now();
         sweep(dir.path(), now);
         assert!(path.exists(), "an engine may not have read it yet");
-        let running = outpost_files::beneath::Dir::open(&private).unwrap();
+        let running = Dir::open(&private).unwrap();
         running.mark_in_use();
         sweep(dir.path(), now + 2 * READ_BY_THEN);
         assert!(path.exists(), "the clock may have been set forward");

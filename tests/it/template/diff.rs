@@ -2,9 +2,15 @@
 
 use std::process::Command;
 
+use outpost::{control::Storage, provision::JobSource as _, stop::Stop};
 use serde_json::Value;
+use tokio::task::block_in_place;
 
 use super::Bench;
+use crate::{
+    control::{Lab, imported, version_request},
+    engine::tar,
+};
 
 const OLD: &str = r#"terraform {
   required_providers {
@@ -162,6 +168,28 @@ fn a_version_is_compared_with_itself_in_a_commit_and_in_an_archive() {
     bench.write("repository/t/main.tf", &new());
     let (_, code) = diff(&bench, &["HEAD", "repository/t"]);
     assert_eq!(code, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_active_version_of_our_own_server_is_compared() {
+    let mut lab = Lab::start(Storage::Memory).await;
+    let mut request = version_request("demo");
+    request.archive = tar(&[("main.tf", OLD)]);
+    lab.api.create_version(request).await.unwrap();
+    let daemon = lab.daemon("d");
+    let job = daemon.acquire(&Stop::new()).await.unwrap().unwrap();
+    daemon.complete(imported(job.id)).await.unwrap();
+    let bench = Bench::new(&[
+        ("new/main.tf", &new()),
+        ("token", lab.server.admin_token().expose()),
+    ]);
+
+    let active = format!("active@{}demo", lab.server.url());
+    let (difference, code) =
+        block_in_place(|| diff(&bench, &["--server-token-file", "token", &active, "new"]));
+
+    let home = resource(&difference, "docker_volume.home");
+    assert_eq!((&home["change"], code), (&"replaced".into(), 1));
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod connection_limits;
 mod dry_runs;
 mod files;
 mod jobs;
+mod login;
 mod logs;
 mod organizations;
 mod overlay;
@@ -36,7 +37,6 @@ mod template_settings;
 mod templates;
 mod updates;
 mod upgrade;
-mod users;
 mod versions;
 mod watch;
 mod workspaces;
@@ -105,7 +105,7 @@ pub(super) fn routes(plane: &Arc<Plane>, config: &Config, shares: Shares) -> Rou
     let answered = workspaces::routes()
         .merge(builds::routes())
         .merge(organizations::routes())
-        .merge(users::routes())
+        .merge(login::routes())
         .merge(templates::routes())
         .merge(versions::routes())
         .merge(dry_runs::routes())

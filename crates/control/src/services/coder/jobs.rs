@@ -216,7 +216,7 @@ pub(super) async fn described(plane: &Plane, job: &JobRecord) -> Result<Value, R
         "worker_id": job.worker,
         "worker_name": job.worker_name,
         "error": job.error,
-        "error_code": job.error_code.map(|code| code.as_str()),
+        "error_code": job.error_code.map_or("", |code| code.as_str()),
         "file_id": subject.version.as_ref().map(|it| it.file_id),
         "tags": job.tags,
         "input": subject.input(&job.task),

@@ -154,7 +154,6 @@ async fn point_at_state(
     Ok(())
 }
 
-/// Stores the effects of a build.
 /// Returns whether a build is the newest one of its workspace, and nobody has given it another state than `state`.
 pub(super) async fn is_untouched_since(
     change: &mut Transaction<'_, Db>,
@@ -178,6 +177,7 @@ pub(super) async fn is_untouched_since(
     Columns::of("builds", &row).flag("untouched")
 }
 
+/// Stores the effects of a build.
 pub(super) async fn finish_build(
     change: &mut Transaction<'_, Db>,
     id: BuildId,
